@@ -1,0 +1,209 @@
+"""What an experiment's configuration may contain."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from facetrain.config.fields import Duration, Spec, SpecPatch, merge_spec
+
+# The components of a config that names none. Files and overrides are laid over these, so that an argument can be set
+# without repeating the name.
+DEFAULT_COMPONENTS: dict[str, Any] = {
+    "model": {"backbone": {"name": "mobilefacenet"}, "neck": {"name": "gdc"}},
+    "head": {"name": "cosine"},
+    "loss": {"name": "arcface"},
+    "optimizer": {"name": "mxnet_sgd"},
+    "schedule": {"name": "warmup_cosine", "peak_lr": 0.1},
+}
+
+
+def _default(*path: str) -> Any:
+    def copy_default() -> dict[str, Any]:
+        value = DEFAULT_COMPONENTS
+        for key in path:
+            value = value[key]
+        return dict(value)
+
+    return copy_default
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are not converted, objects are not changed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SyntheticConfig(Section):
+    """Generated faces."""
+
+    identities: int = Field(200, ge=1, description="Number of generated people.")
+    images: int = Field(20, ge=1, description="Images of each person.")
+    seed: int = Field(0, ge=0, description="Seed of the faces; other seeds give other people.")
+    first_identity: int = Field(0, ge=0, description="Number of the first person; disjoint ranges share nobody.")
+
+
+class SyntheticPairsConfig(SyntheticConfig):
+    """Verification pairs of generated faces."""
+
+    pairs: int = Field(3000, ge=2, description="Number of pairs, half of them of the same person.")
+
+
+class DataConfig(Section):
+    """Where training images come from and how they reach the model."""
+
+    path: Optional[str] = Field(None, description="Folder with one sub-folder a person, or a packed data set.")
+    kind: Literal["auto", "folder", "record", "synthetic"] = Field(
+        "auto", description="Kind of source; 'auto' looks at the path, and generates faces where there is none."
+    )
+    landmarks: Optional[str] = Field(None, description="CSV of five points an image; images are then aligned.")
+    size: int = Field(112, ge=16, le=1024, description="Side of the square crop that the model sees, in pixels.")
+    min_images: int = Field(1, ge=1, description="People with fewer images are left out.")
+    cache: Literal["disk", "none"] = Field("disk", description="Whether decoded images are kept in a mapped file.")
+    cache_dir: Optional[str] = Field(None, description="Folder of that file; null means beside other user caches.")
+    on_unreadable: Literal["skip", "fail"] = Field("skip", description="What an unreadable image does to the run.")
+    batch_size: int = Field(64, ge=1, description="Images in one update of the weights, over all devices together.")
+    augment: list[Spec] = Field(
+        default_factory=lambda: [{"name": "flip"}], description="Augmentations in their order, names or mappings."
+    )
+    synthetic: SyntheticConfig = Field(default_factory=SyntheticConfig, description="Settings of generated faces.")
+
+
+class ModelConfig(Section):
+    """The embedding model: backbone and neck."""
+
+    backbone: Spec = Field(default_factory=_default("model", "backbone"), description="Crop to feature map.")
+    neck: Spec = Field(default_factory=_default("model", "neck"), description="Feature map to embedding.")
+    embedding_size: int = Field(512, ge=2, description="Length of the embedding.")
+    scaling: str = Field("minus_one_one_127_5", description="Name of the pixel scaling, saved with the model.")
+
+
+class StageConfig(Section):
+    """One stretch of training; what it does not say is taken from the top level."""
+
+    name: Optional[str] = Field(None, description="Name of the stage in logs; null means its number.")
+    epochs: float = Field(gt=0, description="Length of the stage in epochs, fractions allowed.")
+    loss: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level loss, or another loss.")
+    head: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level head.")
+    optimizer: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level optimizer.")
+    schedule: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level schedule.")
+    freeze: list[str] = Field(default_factory=list, description="Shell patterns of variables that do not train.")
+
+
+class TrainConfig(Section):
+    """How training runs."""
+
+    epochs: Optional[int] = Field(None, ge=1, description="Length of training; null where stages give it.")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="Arithmetic of the model; head, loss and weights stay float32."
+    )
+    jit_compile: bool = Field(False, description="Compile the step with XLA; worth it on GPUs only.")
+    accumulate_steps: int = Field(1, ge=1, description="Parts in which the gradient of one batch is computed.")
+    clip_norm: Optional[float] = Field(None, gt=0, description="Largest global norm of the gradient; null is off.")
+    ema: Optional[float] = Field(None, gt=0, lt=1, description="Decay of averaged weights; null is off.")
+    deterministic: bool = Field(False, description="Only reproducible kernels; slower on GPUs.")
+    steps_per_epoch: Optional[int] = Field(None, ge=1, description="Updates an epoch; null means all images once.")
+    checkpoint_every: Duration = Field("1 epoch", description="Distance of checkpoints.")
+    keep_checkpoints: int = Field(3, ge=1, description="Number of newest checkpoints that are kept.")
+    evaluate_every: Optional[Duration] = Field("1 epoch", description="Distance of evaluations; null: at the end.")
+    log_every: int = Field(10, ge=1, description="Updates between two lines of metrics.")
+    tensorboard: bool = Field(True, description="Whether metrics go to TensorBoard too.")
+    runs_dir: str = Field("runs", min_length=1, description="Folder of run directories.")
+
+
+class EvaluateConfig(Section):
+    """One evaluation during and after training."""
+
+    name: Optional[str] = Field(None, description="Name in logs and reports; null means from the path.")
+    kind: Literal["verification"] = Field("verification", description="Protocol of the evaluation.")
+    path: Optional[str] = Field(None, description="Pair list or .bin file.")
+    synthetic: Optional[SyntheticPairsConfig] = Field(None, description="Generated pairs in place of a file.")
+    flip: bool = Field(True, description="Whether the embedding of the mirrored image is added.")
+    folds: int = Field(10, ge=2, description="Folds of the cross-validated threshold.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvaluateConfig:
+        if (self.path is None) == (self.synthetic is None):
+            state = "neither is given" if self.path is None else "both are given: set the one you do not mean to null"
+            raise ValueError(f"an evaluation takes its pairs from either 'path' or 'synthetic', and {state}")
+        return self
+
+
+class RuntimeConfig(Section):
+    """On what training runs."""
+
+    kind: Literal["auto", "single", "mirrored", "multiworker", "horovod"] = Field(
+        "auto", description="Kind of distribution; 'auto' looks at how the process was started."
+    )
+    devices: Optional[list[str]] = Field(None, description="Devices such as 'GPU:0'; null means all.")
+
+
+class ResolvedStage(NamedTuple):
+    """A stage with every component spelled out."""
+
+    name: str
+    epochs: float
+    loss: dict[str, Any]
+    head: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    freeze: tuple[str, ...]
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its directory."
+    )
+    seed: int = Field(1, ge=0, description="Seed of weights, order of images and augmentation.")
+    data: DataConfig = Field(default_factory=DataConfig, description="Training images.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="Embedding model.")
+    head: Spec = Field(default_factory=_default("head"), description="Embedding to class cosines.")
+    loss: Spec = Field(default_factory=_default("loss"), description="Loss on the head's output.")
+    optimizer: Spec = Field(default_factory=_default("optimizer"), description="Update rule.")
+    schedule: Spec = Field(default_factory=_default("schedule"), description="Learning rate over time.")
+    stages: list[StageConfig] = Field(default_factory=list, description="Stretches of training; empty means one.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Training loop.")
+    evaluate: list[EvaluateConfig] = Field(default_factory=list, description="Evaluations.")
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="Devices and processes.")
+
+    @model_validator(mode="after")
+    def _length_is_clear(self) -> Config:
+        epochs, total = self.train.epochs, sum(stage.epochs for stage in self.stages)
+        if epochs is None and not self.stages:
+            raise ValueError("the length of training is not given: set train.epochs (--set train.epochs=20) or stages")
+        if epochs is not None and self.stages and abs(total - epochs) > 1e-6:
+            raise ValueError(
+                f"train.epochs is {epochs} but 'stages' take {total:g} together: "
+                "change the stages (--set stages.0.epochs=...) or leave train.epochs out (--set train.epochs=null)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Config:
+        batch, parts = self.data.batch_size, self.train.accumulate_steps
+        if batch % parts:
+            raise ValueError(
+                f"data.batch_size is {batch}, which train.accumulate_steps={parts} does not divide: "
+                f"take {batch // parts * parts or parts} as the batch size"
+            )
+        return self
+
+    def resolved_stages(self) -> list[ResolvedStage]:
+        """Returns the stages of training, at least one, each with complete loss, head, optimizer and schedule."""
+        # Validation made sure that epochs are known where there are no stages.
+        stages = self.stages or [StageConfig(epochs=float(self.train.epochs or 0))]
+        return [
+            ResolvedStage(
+                name=stage.name or f"stage{number}",
+                epochs=stage.epochs,
+                loss=merge_spec(self.loss, stage.loss or {}),
+                head=merge_spec(self.head, stage.head or {}),
+                optimizer=merge_spec(self.optimizer, stage.optimizer or {}),
+                schedule=merge_spec(self.schedule, stage.schedule or {}),
+                freeze=tuple(stage.freeze),
+            )
+            for number, stage in enumerate(stages, start=1)
+        ]
