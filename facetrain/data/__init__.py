@@ -1,0 +1,31 @@
+"""Images of faces on their way to a training step: sources, orders, caches, augmentation and the pipeline."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "DecodedCache": "cache",
+    "DecodingImages": "decoding",
+    "EpochOrder": "sampling",
+    "FaceSource": "sources",
+    "FolderSource": "sources",
+    "SyntheticSource": "sources",
+    "SOURCES": "sources",
+    "build_pipeline": "pipeline",
+    "open_source": "sources",
+    "require_trainable": "sources",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(__all__) | set(globals()))

@@ -1,0 +1,150 @@
+"""Augmentation of batches: chains of random changes, seeded by (seed, epoch, image), carried out in few passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from facetrain.data.augment_base import Augmentation, Stage
+from facetrain.data.augment_random import uniforms
+from facetrain.errors import InputError
+from facetrain.registry import Registry
+
+AUGMENTATIONS = Registry("augmentation")
+AUGMENTATIONS.add("flip", "facetrain.data.augment_geometry:Flip", "mirror left and right")
+AUGMENTATIONS.add("crop", "facetrain.data.augment_geometry:Crop", "shift by whole pixels: pad, then crop")
+AUGMENTATIONS.add("warp", "facetrain.data.augment_geometry:Warp", "rotate, scale, shear and shift in one warp")
+AUGMENTATIONS.add("color", "facetrain.data.augment_color:Color", "change brightness, contrast and saturation")
+AUGMENTATIONS.add("grey", "facetrain.data.augment_color:Grey", "take the colour away")
+AUGMENTATIONS.add("cutout", "facetrain.data.augment_erase:Cutout", "hide a square, partly outside the image or not")
+AUGMENTATIONS.add("erase", "facetrain.data.augment_erase:Erase", "hide a rectangle of random area and shape")
+
+Spec = Union[str, Mapping[str, Any], Augmentation]
+
+
+class AugmentationChain:
+    """Augmentations in their order, neighbours of one kind fused into one pass over the pixels.
+
+    What happens to an image depends on (seed, epoch, index of the image) and on the augmentation's name alone:
+    neither on the batch it is in, nor on what other augmentations stand in the chain.
+
+    Args:
+        augmentations: first to last.
+    """
+
+    def __init__(self, augmentations: Sequence[Augmentation]):
+        self.augmentations = tuple(augmentations)
+        seen: Counter[str] = Counter()
+        self._streams = []
+        self._stages: list[tuple[Stage, list[int]]] = []
+        for place, augmentation in enumerate(self.augmentations):
+            # One name twice in a chain must not draw the same numbers twice.
+            self._streams.append(f"{augmentation.name}:{seen[augmentation.name]}")
+            seen[augmentation.name] += 1
+            joined = self._stages[-1][0].join(augmentation.stage) if self._stages else None
+            if joined is None:
+                self._stages.append((augmentation.stage, [place]))
+            else:
+                self._stages[-1] = (joined, [*self._stages[-1][1], place])
+
+    def __len__(self) -> int:
+        return len(self.augmentations)
+
+    def plan(self, seed: int, epoch: int, indices: np.ndarray, size: int) -> list[np.ndarray]:
+        """Draws what is done to some images, without touching pixels.
+
+        Args:
+            seed: of the run, 0 or above.
+            epoch: 0 or above.
+            indices: int64 [B], which images.
+            size: side of the images in pixels.
+
+        Returns:
+            the parameters of each stage, arrays with first axis B: a few numbers per image, as ``in_graph`` takes.
+        """
+        parameters = [
+            augmentation.parameters(uniforms(seed, epoch, indices, stream, augmentation.num_uniforms), size)
+            for augmentation, stream in zip(self.augmentations, self._streams)
+        ]
+        return [stage.compose([parameters[place] for place in places]) for stage, places in self._stages]
+
+    def write(
+        self, sources: Sequence[np.ndarray], target: np.ndarray, seed: int, epoch: int, indices: np.ndarray
+    ) -> None:
+        """Augments images into ``target``; each pixel is read once where one stage is enough.
+
+        Args:
+            sources: B images, uint8 [S, S, 3].
+            target: uint8 [B, S, S, 3], written.
+            seed: of the run, 0 or above.
+            epoch: 0 or above.
+            indices: int64 [B], which images they are.
+        """
+        size = target.shape[1]
+        plan = self.plan(seed, epoch, indices, size)
+        painters = [stage.painter(parameters, size) for (stage, _), parameters in zip(self._stages, plan)]
+        for k, source in enumerate(sources):
+            row = target[k]
+            if not painters:
+                row[...] = source
+            for paint in painters:
+                paint(k, source, row)
+                source = row
+
+    def __call__(self, images: np.ndarray, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+        """Augments a batch.
+
+        Args:
+            images: uint8 [B, S, S, 3].
+            seed: of the run, 0 or above.
+            epoch: 0 or above.
+            indices: int64 [B], which images they are.
+
+        Returns:
+            uint8 [B, S, S, 3], a new array.
+        """
+        augmented = np.empty(images.shape, np.uint8)
+        self.write(images, augmented, seed, epoch, indices)
+        return augmented
+
+    def in_graph(self, images: Any, plan: Sequence[Any]) -> Any:
+        """Augments a batch with TensorFlow operations, on whatever device they are placed.
+
+        Args:
+            images: uint8 or float32 [B, S, S, 3] in 0..255.
+            plan: as ``plan`` returns it, arrays or tensors.
+
+        Returns:
+            float32 [B, S, S, 3] in 0..255.
+        """
+        import tensorflow as tf
+
+        images = tf.cast(images, tf.float32)
+        for (stage, _), parameters in zip(self._stages, plan):
+            images = stage.in_graph(images, parameters)
+        return images
+
+
+def build(specs: Spec | Sequence[Spec] | AugmentationChain | None) -> AugmentationChain:
+    """Builds a chain from names, ``{"name": ..., **arguments}`` or augmentations, one or a sequence of them.
+
+    Args:
+        specs: what to do, first to last; None or nothing leaves images as they are; a chain is returned unchanged.
+
+    Raises:
+        InputError: for an unknown name or argument, or a value out of range.
+    """
+    if isinstance(specs, AugmentationChain):
+        return specs
+    if specs is None:
+        specs = ()
+    if isinstance(specs, (str, Mapping, Augmentation)):
+        specs = (specs,)
+    augmentations = [AUGMENTATIONS.build(spec) for spec in specs]
+    for augmentation in augmentations:
+        if not isinstance(augmentation, Augmentation):
+            raise InputError(f"an augmentation is a name or a mapping with a 'name', received {augmentation!r}")
+    return AugmentationChain(augmentations)

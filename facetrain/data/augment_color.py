@@ -1,0 +1,135 @@
+"""Augmentations of colour: each is linear in a pixel and the image's mean, so that a chain of them is one matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import cv2
+import numpy as np
+
+from facetrain.data.augment_base import Augmentation, Painter, Stage, check_range, signed
+
+GREY = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in the brightness of a pixel, ITU-R BT.601."""
+
+
+class ColorStage(Stage):
+    """Maps each pixel to ``A pixel + C mean + b``, rounded and clipped once at the end.
+
+    ``mean`` is the mean colour of the image. The parameters are float64 [B, 3, 7]: A, C and b side by side.
+    """
+
+    def join(self, other: Stage) -> Stage | None:  # noqa: D102
+        return self if isinstance(other, ColorStage) else None
+
+    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:  # noqa: D102
+        return reduce(_follow, parameters)
+
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+        pixel, mean, offset = _split(parameters)
+        matrices = np.concatenate([pixel, offset], axis=2)
+        untouched = _is_identity(parameters).tolist()
+        uses_mean = np.abs(mean).max(axis=(1, 2)) > 0
+
+        def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
+            if untouched[k]:
+                if source is not target:
+                    target[...] = source
+                return
+            matrix = matrices[k]
+            if uses_mean[k]:
+                matrix = matrix.copy()
+                matrix[:, 3] += mean[k] @ cv2.mean(source)[:3]
+            cv2.transform(source, matrix, dst=target)
+
+        return paint
+
+    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+        import tensorflow as tf
+
+        pixel, mean, offset = _split(tf.cast(parameters, tf.float32))
+        means = tf.reduce_mean(images, axis=[1, 2])
+        shift = tf.linalg.matvec(mean, means) + offset[:, :, 0]
+        mapped = tf.einsum("byxc,bdc->byxd", images, pixel) + shift[:, None, None, :]
+        return tf.clip_by_value(tf.round(mapped), 0.0, 255.0)
+
+
+class Color(Augmentation):
+    """Changes brightness, contrast and saturation, in this order, each by an even factor about 1.
+
+    Args:
+        brightness: 0..1: pixels are multiplied by a factor in 1-brightness..1+brightness.
+        contrast: 0..1: differences to the image's mean grey are multiplied likewise.
+        saturation: 0..1: differences to the pixel's own grey are multiplied likewise.
+    """
+
+    name = "color"
+    num_uniforms = 3
+
+    def __init__(self, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2):
+        self.brightness = check_range("brightness", brightness, 0, 1)
+        self.contrast = check_range("contrast", contrast, 0, 1)
+        self.saturation = check_range("saturation", saturation, 0, 1)
+        self.stage = ColorStage()
+
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+        strength = [self.brightness, self.contrast, self.saturation]
+        brightness, contrast, saturation = (1 + signed(uniforms) * strength).T[:, :, None, None]
+        to_grey = np.tile(GREY, (3, 1))
+        return reduce(
+            _follow,
+            [
+                _affine(brightness * np.eye(3)),
+                _affine(contrast * np.eye(3), (1 - contrast) * to_grey),
+                _affine(saturation * np.eye(3) + (1 - saturation) * to_grey),
+            ],
+        )
+
+
+class Grey(Augmentation):
+    """Takes the colour away with a probability.
+
+    Args:
+        probability: 0..1.
+    """
+
+    name = "grey"
+    num_uniforms = 1
+
+    def __init__(self, probability: float = 0.1):
+        self.probability = check_range("probability", probability, 0, 1)
+        self.stage = ColorStage()
+
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+        drawn = (uniforms[:, 0] < self.probability)[:, None, None]
+        return _affine(np.where(drawn, np.tile(GREY, (3, 1)), np.eye(3)))
+
+
+def _affine(pixel: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
+    """Puts A, C and b = 0 side by side, [B, 3, 7]."""
+    mean = np.zeros_like(pixel) if mean is None else mean
+    return np.concatenate([pixel, mean, np.zeros((len(pixel), 3, 1))], axis=2)
+
+
+def _split(parameters: Any) -> tuple[Any, Any, Any]:
+    return parameters[:, :, :3], parameters[:, :, 3:6], parameters[:, :, 6:]
+
+
+def _follow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Composes two maps; the mean of what the first one makes is (A1 + C1) mean + b1."""
+    pixel, mean, offset = _split(first)
+    next_pixel, next_mean, next_offset = _split(second)
+    return np.concatenate(
+        [
+            next_pixel @ pixel,
+            next_pixel @ mean + next_mean @ (pixel + mean),
+            next_pixel @ offset + next_mean @ offset + next_offset,
+        ],
+        axis=2,
+    )
+
+
+def _is_identity(parameters: np.ndarray) -> np.ndarray:
+    return np.abs(parameters - np.eye(3, 7)).max(axis=(1, 2)) < 1e-7

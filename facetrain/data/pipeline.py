@@ -1,0 +1,140 @@
+"""The way of a batch, in one function: which images -> their pixels -> augmentation -> tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from facetrain.data import augment
+from facetrain.data.decoding import worker_count
+from facetrain.data.sampling import EpochOrder
+from facetrain.errors import InputError
+
+_ENDLESS = 2**62
+_MAX_WORKERS = 8
+_BATCHES_AHEAD = 2
+_ALIGNMENT = 64  # TensorFlow takes over an array that starts at such an address, and copies any other
+
+
+def build_pipeline(
+    images: Any,
+    labels: np.ndarray,
+    order: EpochOrder,
+    augmentations: Any = (),
+    seed: int = 0,
+    first_epoch: int = 0,
+    first_step: int = 0,
+    num_epochs: int | None = None,
+    workers: int | None = None,
+) -> tf.data.Dataset:
+    """Builds the stream of training batches: one dataset that runs on over all epochs.
+
+    Batches are a pure function of their place: a stream that starts at (first_epoch, first_step) goes on exactly like
+    the one that started at the beginning.
+
+    Args:
+        images: uint8 [N, S, S, 3] as an array or memory map, or an object with that ``shape`` and a ``gather`` method
+            such as ``DecodingImages``.
+        labels: integers [N].
+        order: which images each step takes, on this process.
+        augmentations: names, mappings or augmentations for ``augment.build``, or the chain it returns.
+        seed: of the augmentations.
+        first_epoch: epoch of the first batch.
+        first_step: step of the first batch in that epoch; the number of steps means the epoch after it.
+        num_epochs: epochs of the whole training, counted from 0, after which the stream ends; None never ends it.
+        workers: batches in the making at one time; None takes one per processor, 8 at most.
+
+    Returns:
+        dataset of ``{"image": uint8 [B, S, S, 3] in 0..255, RGB, "label": int32 [B], "index": int64 [B]}``, where
+        ``index`` tells which of ``images`` it is.
+
+    Raises:
+        InputError: if images, labels and order differ in length, or images are not what they should be.
+    """
+    maker = _BatchMaker(images, labels, order, augment.build(augmentations), seed)
+    first = first_epoch * order.steps_per_epoch + first_step
+    end = _ENDLESS if num_epochs is None else num_epochs * order.steps_per_epoch
+    workers = min(worker_count(None), _MAX_WORKERS) if workers is None else worker_count(workers)
+
+    # 1. Which steps: one counter runs on through all epochs, so that no epoch starts a new iterator.
+    dataset = tf.data.Dataset.range(first, max(first, end))
+    # 2. Their batches, each by one call: order -> gather -> augment. OpenCV and NumPy release the interpreter lock
+    #    over the pixels, so that workers overlap; results keep their order.
+    dataset = dataset.map(maker.as_tensors, num_parallel_calls=workers, deterministic=True)
+    # 3. A few batches are ready before they are needed.
+    dataset = dataset.prefetch(_BATCHES_AHEAD)
+    return dataset.with_options(_options())
+
+
+def input_error(error: tf.errors.OpError) -> InputError | None:
+    """Returns the InputError that was raised while a batch was made, which TensorFlow hands on as text, or None."""
+    found = re.search(r"\bInputError: ([^\n]+)", error.message or "")
+    return InputError(found.group(1)) if found else None
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    # Its thread sleeps ever longer, and whoever drops the iterator waits for it: seconds between epochs.
+    options.autotune.enabled = False
+    options.deterministic = True
+    # Ranks have their share from the order already, and replicas split the batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
+
+
+class _BatchMaker:
+    """Makes the batch of a step, counted from the first step of epoch 0."""
+
+    def __init__(self, images: Any, labels: np.ndarray, order: EpochOrder, chain: augment.AugmentationChain, seed: int):
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or np.dtype(images.dtype) != np.uint8:
+            raise InputError(f"images are uint8 of shape [N, S, S, 3], received {images.dtype} of shape {list(shape)}")
+        if not shape[0] == len(labels) == order.num_images:
+            raise InputError(
+                f"images, labels and order are of one length, received {shape[0]}, {len(labels)} and {order.num_images}"
+            )
+        self._gather = getattr(images, "gather", None)
+        # Rows of a plain array come without the bookkeeping of np.memmap, which costs more than copying one.
+        self._images = images if self._gather else np.asarray(images)
+        self._labels = np.asarray(labels, np.int32)
+        self._order = order
+        self._chain = chain
+        self._seed = seed
+        self._shape = (order.batch_size, *shape[1:])
+
+    def as_tensors(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        image, label, index = tf.numpy_function(self.make, [step], (tf.uint8, tf.int32, tf.int64), stateful=False)
+        return {
+            "image": tf.ensure_shape(image, self._shape),
+            "label": tf.ensure_shape(label, self._shape[:1]),
+            "index": tf.ensure_shape(index, self._shape[:1]),
+        }
+
+    def make(self, counter: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, step = divmod(int(counter), self._order.steps_per_epoch)
+        indices = drawn = self._order.batch(epoch, step)
+        if self._gather:
+            rows, indices = self._gather(drawn)
+            pixels = self._augmented(rows, epoch, drawn) if len(self._chain) else rows
+        elif len(self._chain):
+            pixels = self._augmented([self._images[i] for i in drawn.tolist()], epoch, drawn)
+        else:
+            pixels = _aligned_empty(self._shape)
+            np.take(self._images, drawn, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
+        return pixels, self._labels[indices], indices
+
+    def _augmented(self, rows: Sequence[np.ndarray], epoch: int, indices: np.ndarray) -> np.ndarray:
+        pixels = _aligned_empty(self._shape)
+        self._chain.write(rows, pixels, self._seed, epoch, indices)
+        return pixels
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+    count = int(np.prod(shape))
+    raw = np.empty(count + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + count].reshape(shape)

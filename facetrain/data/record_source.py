@@ -1,0 +1,225 @@
+"""InsightFace sets as a source: labels from the identity records or the headers, images straight from the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Union
+
+import numpy as np
+
+from facetrain.data.recordio import RecordError, RecordIOReader
+from facetrain.data.sources import FaceSource
+from facetrain.errors import InputError
+from facetrain.files import PathLike
+from facetrain.images import ImageError
+
+_log = logging.getLogger(__name__)
+
+RECORD_FILE, INDEX_FILE, PROPERTY_FILE, IDENTITIES_FILE = "train.rec", "train.idx", "property", "identities.txt"
+EXACT_FLOAT32 = 1 << 24
+"""Whole numbers are exact in float32, the type of labels in records, up to here."""
+
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+_TABLE_SAMPLES = 16
+
+
+class Property(NamedTuple):
+    """What the ``property`` file of an InsightFace set says."""
+
+    classes: int
+    height: int
+    width: int
+
+
+class RecordSource(FaceSource):
+    """The images of an InsightFace folder, or of any ``.rec`` file whose labels are identities.
+
+    Where record 0 is a header (two labels, no payload), the identity records behind the images say which image belongs
+    to whom, and only a few images are looked at. Where it is an image, or where identity records and images disagree,
+    the header of every image is read: 32 bytes each.
+
+    Labels are numbered anew without gaps, in the order of the labels in the file. An identity is called by its label in
+    the file, or by its name in ``identities.txt`` (lines ``label<TAB>name``) if that lies beside.
+
+    Attributes:
+        path: the ``.rec`` file.
+        declared: what the ``property`` file beside it says, or None.
+        damaged: errors of records that were passed over because even their header cannot be read.
+
+    Args:
+        path: the ``.rec`` file, or the folder that holds ``train.rec`` or a single ``.rec``.
+        idx: its index, by default beside it; rebuilt if missing.
+        on_damaged: ``"fail"`` raises if the header of a record cannot be read, ``"skip"`` passes it over with a
+            warning. Damage behind a header shows when the image is read.
+        show_progress: whether to show how far scanning is.
+    Raises:
+        InputError: if there is no such file, no image in it, or a label that is no identity.
+    """
+
+    def __init__(
+        self, path: PathLike, idx: PathLike | None = None, on_damaged: str = "fail", show_progress: bool = False
+    ):
+        if on_damaged not in ("fail", "skip"):
+            raise InputError(f"on_damaged is 'fail' or 'skip', received {on_damaged!r}")
+        self.path = find_record_file(path)
+        self._reader = RecordIOReader(self.path, idx, show_progress)
+        self.damaged: list[RecordError] = []
+        found = _from_identity_records(self._reader)
+        if found is None:
+            found = self._from_image_headers(on_damaged, show_progress)
+        self._rows, raw, counts = found
+        if not len(self._rows):
+            raise InputError(f"{self.path} holds no image; expected the records of a face data set")
+        self._check_labels(raw, counts)
+        values, labels = np.unique(raw, return_inverse=True)
+        self.labels = np.repeat(labels.astype(np.int32), counts)
+        self.identities = _identity_names(self.path.with_name(IDENTITIES_FILE), values.astype(np.int64).tolist())
+        self.declared = _read_property(self.path.with_name(PROPERTY_FILE))
+        if self.declared is not None and self.declared.classes != len(values):
+            what = "%s says %d classes, but the records have %d identities, which count"
+            _log.warning(what, self.path.with_name(PROPERTY_FILE), self.declared.classes, len(values))
+        self._fingerprint: str | None = None
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Returns the encoded images at ``indices``, as they stand in the file.
+
+        Raises:
+            ImageError: if a record is damaged; it names file, key and byte offset.
+        """
+        try:
+            return [self._reader.at(int(row)).payload for row in self._rows[np.asarray(indices, np.int64)]]
+        except RecordError as error:
+            raise ImageError(str(error)) from error
+
+    def fingerprint(self) -> str:
+        """Returns a digest of labels, names, place and size of every record, and of samples of the file's content."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(json.dumps(["record", self._reader.num_bytes, self.identities]).encode())
+            digest.update(self.labels.tobytes())
+            digest.update(self._reader.index.offsets[self._rows].tobytes())
+            last = max(0, self._reader.num_bytes - _SAMPLE_BYTES)
+            for start in np.linspace(0, last, _SAMPLES).astype(np.int64):
+                digest.update(self._reader.sample_bytes(int(start), _SAMPLE_BYTES))
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def names(self, index: int) -> str:
+        """Returns file, key and byte offset of image ``index``."""
+        return self._reader.describe(int(self._rows[index]))
+
+    def _from_image_headers(self, on_damaged: str, show_progress: bool) -> _Found:
+        rows, _ = self._reader.index.by_key()
+        headers = self._reader.headers(rows, show_progress)
+        if headers.damaged:
+            if on_damaged == "fail":
+                raise headers.damaged[0]
+            _log.warning("%d records are damaged and left out, first %s", len(headers.damaged), headers.damaged[0])
+            self.damaged = headers.damaged
+        # Several labels and nothing behind them: the header or an identity record of a set without a usable table.
+        images = (headers.payload_bytes >= 0) & ~((headers.flags > 1) & (headers.payload_bytes == 0))
+        return rows[images], headers.labels[images, 0], 1
+
+    def _check_labels(self, raw: np.ndarray, counts: np.ndarray | int) -> None:
+        wrong = np.flatnonzero(~((raw >= 0) & (raw < 2**31) & (raw == np.floor(raw))))
+        if wrong.size:
+            index = int(np.broadcast_to(counts, raw.shape)[: wrong[0]].sum())
+            what = f"expected the number of an identity as label, found {raw[wrong[0]]:g}"
+            raise InputError(f"{self.names(index)}: {what}")
+
+
+def find_record_file(path: PathLike) -> Path:
+    """Returns the ``.rec`` file that ``path`` is or holds.
+
+    Raises:
+        InputError: if there is none, or several of which none is called ``train.rec``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / RECORD_FILE] if (path / RECORD_FILE).is_file() else sorted(path.glob("*.rec"))
+        if len(found) != 1:
+            seen = ", ".join(file.name for file in found[:3]) or "none"
+            raise InputError(f"expected {RECORD_FILE} or a single .rec file in the folder {str(path)!r}, found {seen}")
+        return found[0]
+    if not path.is_file():
+        raise InputError(f"the record file {str(path)!r} does not exist; check the path")
+    return path
+
+
+_Found = tuple[np.ndarray, np.ndarray, Union[np.ndarray, int]]
+"""Lines of the index that are images, labels, and the number of images in a row that each label stands for."""
+
+
+def _from_identity_records(reader: RecordIOReader) -> _Found | None:
+    """Finds images and labels by the table of identities; returns None if there is none that can be trusted."""
+    if isinstance(reader.keys, list) or 0 not in reader:
+        return None
+    head = reader.headers(np.array([reader.index.row(0)]))
+    if head.flags[0] < 2 or head.payload_bytes[0] != 0:
+        return None
+    rows, keys = reader.index.by_key()
+    first_identity, end = (float(value) for value in head.labels[0])
+    if not 1 <= first_identity <= end <= EXACT_FLOAT32:
+        return None  # rounded, as the ranges are then
+    first, behind, last = np.searchsorted(keys, np.array([1, first_identity, end], np.int64))
+    table = reader.headers(rows[behind:last])
+    ranges = table.labels.astype(np.int64)[table.labels[:, 0] < table.labels[:, 1]]
+    whole = len(ranges) and ranges[0, 0] == 1 and ranges[-1, 1] == first_identity
+    if not whole or (table.payload_bytes != 0).any() or (ranges[1:, 0] != ranges[:-1, 1]).any():
+        return None
+    # Counted in lines of the index, from which damaged images may have been taken.
+    edges = np.searchsorted(keys, np.append(ranges[:, 0], ranges[-1, 1]))
+    labels = _labels_of_ranges(reader, rows, edges[:-1], edges[1:])
+    return None if labels is None else (rows[first:behind], labels, np.diff(edges))
+
+
+def _labels_of_ranges(
+    reader: RecordIOReader, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> np.ndarray | None:
+    """Returns the label of each identity, whose images are ``rows[start:end]``; None if they bear several.
+
+    InsightFace numbers identities in the order of the table. If that is so for a sample, their order is their label;
+    otherwise the first and last image of each identity are asked.
+    """
+    filled = np.flatnonzero(starts < ends)
+    sample = filled[np.linspace(0, len(filled) - 1, min(_TABLE_SAMPLES, len(filled))).astype(np.int64)]
+    for some in (sample, filled):
+        first, last = (reader.headers(rows[edge[some]]) for edge in (starts, ends - 1))
+        if first.damaged or last.damaged or (first.labels[:, 0] != last.labels[:, 0]).any():
+            return None
+        if some is sample and (first.labels[:, 0] == sample).all():
+            return np.arange(len(starts), dtype=np.float64)
+    labels = np.zeros(len(starts))
+    labels[filled] = first.labels[:, 0]
+    return labels
+
+
+def _identity_names(path: Path, labels: list[int]) -> list[str]:
+    if not path.is_file():
+        return [str(label) for label in labels]
+    names: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        label, tab, name = line.partition("\t")
+        if not tab or not name or label in names:
+            raise InputError(f"{path}, line {number}: expected a new label, a tab and a name, found {line[:60]!r}")
+        names[label] = name
+    missing = [label for label in labels if str(label) not in names]
+    if missing or len(set(names.values())) != len(names):
+        what = f"has no name for the label {missing[0]}" if missing else "gives one name to two labels"
+        raise InputError(f"{path} {what}; correct it, or delete it to call the identities by their labels")
+    return [names[str(label)] for label in labels]
+
+
+def _read_property(path: Path) -> Property | None:
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        classes, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        what = f"expected 'classes,height,width', found {text[:60]!r}; correct or delete it"
+        raise InputError(f"{path}: {what}") from None
+    return Property(classes, height, width)

@@ -1,0 +1,322 @@
+"""Where images come from: random access to encoded faces and their integer labels."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facetrain.align import AlignmentError, align_face, find_landmarks, read_landmarks
+from facetrain.data.face_drawing import Portrait
+from facetrain.data.face_parameters import draw_identity, draw_shot
+from facetrain.data.synthetic import MIN_SIZE, encode_face, face_name
+from facetrain.errors import InputError
+from facetrain.files import PathLike
+from facetrain.images import ImageError, decode_image, is_image_file
+from facetrain.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+SOURCES = Registry("kind of data source")
+SOURCES.add("folder", "facetrain.data.sources:FolderSource", "a folder with one subfolder of images per identity")
+SOURCES.add("synthetic", "facetrain.data.sources:SyntheticSource", "generated faces, drawn when they are read")
+SOURCES.add("record", "facetrain.data.record_source:RecordSource", "an InsightFace record file: train.rec, train.idx")
+
+
+class FaceSource(abc.ABC):
+    """Random access to the encoded images of a data set.
+
+    Attributes:
+        labels: int32 [N], identity of each image, 0..len(identities)-1.
+        identities: name of each identity.
+        landmarks: float32 [N, 5, 2] in pixels of the encoded image, NaN where unknown; None if the images are
+            aligned crops already, or need no alignment.
+    """
+
+    labels: np.ndarray
+    identities: list[str]
+    landmarks: np.ndarray | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Number of images N."""
+        return len(self.labels)
+
+    @property
+    def num_identities(self) -> int:
+        """Number of identities: the classes of a training head."""
+        return len(self.identities)
+
+    @abc.abstractmethod
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Returns the encoded images at ``indices``.
+
+        Raises:
+            ImageError: if one of them cannot be read from its file.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Returns a digest that changes whenever images, labels or landmarks change; cheap, reads no pixels."""
+
+    @abc.abstractmethod
+    def names(self, index: int) -> str:
+        """Returns what a person would call image ``index``: a path, a record's key and offset."""
+
+    def crop(self, index: int, size: int) -> np.ndarray:
+        """Returns the image a network sees: aligned if there are landmarks, otherwise resized.
+
+        Args:
+            index: 0..num_images-1.
+            size: side in pixels.
+
+        Returns:
+            uint8 [size, size, 3], RGB.
+
+        Raises:
+            ImageError: if the image cannot be read or decoded.
+            AlignmentError: if its landmarks are missing or unusable.
+        """
+        (data,) = self.read([index])
+        if self.landmarks is None:
+            return decode_image(data, size)
+        if np.isnan(self.landmarks[index]).all():
+            raise AlignmentError("expected five landmarks, received none for this image")
+        return align_face(decode_image(data), self.landmarks[index], size)
+
+
+class FolderSource(FaceSource):
+    """Images in one subfolder per identity; identities and images are taken in the order of their names.
+
+    Subfolders of an identity are read too. Hidden files and files that are no images are passed over.
+
+    Args:
+        path: the folder that holds the identities.
+        landmarks: ``{"identity/image.jpg": [5, 2] pixels}``, or a CSV file as ``facetrain.align.read_landmarks``
+            takes it. Images are then aligned; those without landmarks count as unreadable.
+        min_images: identities with fewer images are left out.
+
+    Raises:
+        InputError: if the folder is missing, holds no images, or none of an identity is left, or if the landmarks
+            belong to other images.
+    """
+
+    def __init__(
+        self, path: PathLike, landmarks: PathLike | Mapping[str, np.ndarray] | None = None, min_images: int = 1
+    ):
+        self.path = Path(path)
+        if min_images < 1:
+            raise InputError(f"min_images is 1 or more, received {min_images}")
+        found = _scan_identities(self.path)
+        kept = {identity: files for identity, files in found.items() if len(files) >= min_images}
+        if not kept:
+            most = max(len(files) for files in found.values())
+            raise InputError(
+                f"none of the {len(found)} identities in {str(path)!r} has {min_images} images, "
+                f"the largest has {most}; lower min_images"
+            )
+        self.identities = list(kept)
+        self.labels = np.repeat(np.arange(len(kept), dtype=np.int32), [len(files) for files in kept.values()])
+        files = [file for files in kept.values() for file in files]
+        self._names = [name for name, _, _ in files]
+        self._stamps = np.array([(size, mtime) for _, size, mtime in files], np.int64)
+        if landmarks is not None:
+            self.landmarks = _match_landmarks(landmarks, self._names, self.path)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:  # noqa: D102 - see FaceSource
+        return [_read_file(self.path / self._names[index]) for index in indices]
+
+    def fingerprint(self) -> str:
+        """Returns a digest of names, sizes and times of change of the files, and of the landmarks."""
+        digest = hashlib.sha256(json.dumps(["folder", self._names, self.identities]).encode())
+        digest.update(self._stamps.tobytes())
+        if self.landmarks is not None:
+            digest.update(self.landmarks.tobytes())
+        return digest.hexdigest()
+
+    def names(self, index: int) -> str:
+        """Returns the path of image ``index`` below the folder."""
+        return self._names[index]
+
+
+class SyntheticSource(FaceSource):
+    """Generated photographs, each drawn and encoded as JPEG when it is read: a pure function of its numbers.
+
+    Args:
+        identities: number of identities.
+        images: images per identity.
+        seed: of the world of faces.
+        size: side of the photographs in pixels.
+        first_identity: number of the first identity; disjoint ranges give disjoint people.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+
+    def __init__(self, identities: int, images: int, seed: int = 0, size: int = 160, first_identity: int = 0):
+        if identities < 1 or images < 1 or seed < 0 or size < MIN_SIZE or first_identity < 0:
+            raise InputError(
+                f"generated faces need identities >= 1, images >= 1, seed >= 0, size >= {MIN_SIZE} and "
+                f"first_identity >= 0, received {identities}, {images}, {seed}, {size} and {first_identity}"
+            )
+        self.images_per_identity = images
+        self.seed = seed
+        self.size = size
+        self.first_identity = first_identity
+        self.identities = [face_name(first_identity + i, 0).split("/")[0] for i in range(identities)]
+        self.labels = np.repeat(np.arange(identities, dtype=np.int32), images)
+
+    @cached_property
+    def landmarks(self) -> np.ndarray:  # type: ignore[override]
+        """The true landmarks, float32 [N, 5, 2]; computed when first asked for, about 0.3 ms an image."""
+        return np.stack([self._landmarks_of(*self._numbers(index)) for index in range(self.num_images)])
+
+    def photograph(self, index: int) -> tuple[bytes, np.ndarray]:
+        """Returns image ``index`` as JPEG, and its true landmarks, float32 [5, 2], pixels."""
+        return encode_face(self.seed, *self._numbers(index), self.size)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Draws the photographs at ``indices``."""
+        return [self.photograph(index)[0] for index in indices]
+
+    def crop(self, index: int, size: int) -> np.ndarray:
+        """Returns the aligned crop of photograph ``index``, uint8 [size, size, 3], RGB."""
+        data, points = self.photograph(index)
+        return align_face(decode_image(data), points, size)
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the parameters and of one photograph, which changes when the way of drawing does."""
+        parameters = [len(self.identities), self.images_per_identity, self.seed, self.size, self.first_identity]
+        digest = hashlib.sha256(json.dumps(["synthetic", parameters]).encode())
+        digest.update(self.photograph(0)[0])
+        return digest.hexdigest()
+
+    def names(self, index: int) -> str:
+        """Returns the path that image ``index`` has when it is written to a folder."""
+        return face_name(*self._numbers(index))
+
+    def _numbers(self, index: int) -> tuple[int, int]:
+        identity, image = divmod(int(index), self.images_per_identity)
+        return self.first_identity + identity, image
+
+    def _landmarks_of(self, identity: int, image: int) -> np.ndarray:
+        person = draw_identity(self.seed, identity)
+        shot = draw_shot(self.seed, identity, image, person)
+        return Portrait(person, shot, self.size).landmarks().astype(np.float32)
+
+
+def open_source(spec: PathLike | Mapping[str, Any] | FaceSource, **options: Any) -> FaceSource:
+    """Opens a data set.
+
+    Args:
+        spec: a path, which is recognised by what stands there: an image folder, or a ``.rec`` file or a folder with
+            one; or ``{"kind": "folder" | "record" | "synthetic", ...}`` with the arguments of that kind;
+            or an open source, which is returned as it is.
+        **options: further arguments of the source, e.g. ``landmarks`` and ``min_images`` of a folder.
+
+    Raises:
+        InputError: if nothing is there, or the kind or an argument is unknown.
+    """
+    if isinstance(spec, FaceSource):
+        return spec
+    if not isinstance(spec, Mapping):
+        spec = {"kind": _kind_of(Path(spec)), "path": spec}
+    arguments = {**spec, **options}
+    if "kind" not in arguments:
+        if "path" not in arguments:
+            raise InputError(f"a data set needs 'kind' or 'path', received {dict(spec)!r}")
+        arguments["kind"] = _kind_of(Path(arguments["path"]))
+    return SOURCES.build({"name": arguments.pop("kind"), **arguments})
+
+
+def require_trainable(source: FaceSource) -> FaceSource:
+    """Returns ``source``; raises InputError if it has fewer than the two identities that telling apart needs."""
+    if source.num_identities < 2:
+        raise InputError(
+            f"training needs images of at least 2 identities, received {source.num_identities} "
+            f"({', '.join(source.identities)}); expected one subfolder per person"
+        )
+    return source
+
+
+def _kind_of(path: Path) -> str:
+    return "record" if path.suffix == ".rec" or any(path.glob("*.rec")) else "folder"
+
+
+def _scan_identities(root: Path) -> dict[str, list[tuple[str, int, int]]]:
+    """Returns identity -> sorted (relative path, bytes, mtime in ns), for identities that have images."""
+    if not root.exists():
+        raise InputError(f"the folder {str(root)!r} does not exist; check the path")
+    if not root.is_dir():
+        raise InputError(f"expected a folder with one subfolder of images per identity, but {str(root)!r} is a file")
+    with os.scandir(root) as entries:
+        children = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    if not children:
+        raise InputError(f"the folder {str(root)!r} is empty; expected one subfolder of images per identity")
+    found = {}
+    for child in children:
+        if child.is_dir():
+            files = sorted(_scan_images(child.path, root))
+            if files:
+                found[child.name] = files
+    if not found:
+        loose = sum(is_image_file(child.name) for child in children)
+        seen = f"{loose} images directly in it" if loose else f"{len(children)} entries without an image"
+        raise InputError(f"expected images in subfolders of {str(root)!r}, one per identity, found {seen}")
+    return found
+
+
+def _scan_images(folder: PathLike, root: Path) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder above would never end
+                yield from _scan_images(entry.path, root)
+            elif is_image_file(entry.name):
+                yield _stamp(entry, root)
+
+
+def _stamp(entry: os.DirEntry, root: Path) -> tuple[str, int, int]:
+    name = os.path.relpath(entry.path, root).replace(os.sep, "/")
+    try:
+        status = entry.stat()
+    except OSError:  # a dangling link: it is named as unreadable when it is read
+        return name, -1, -1
+    return name, status.st_size, status.st_mtime_ns
+
+
+def _match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: list[str], root: Path) -> np.ndarray:
+    where = "the given landmarks" if isinstance(landmarks, Mapping) else repr(str(landmarks))
+    table = landmarks if isinstance(landmarks, Mapping) else read_landmarks(landmarks)
+    matched = np.full((len(names), 5, 2), np.nan, np.float32)
+    with_landmarks = 0
+    for index, name in enumerate(names):
+        points = find_landmarks(table, name)
+        if points is not None:
+            matched[index] = points
+            with_landmarks += 1
+    if not with_landmarks:
+        raise InputError(
+            f"none of the {len(names)} images in {str(root)!r} has landmarks in {where}: "
+            f"the folder has {names[0]!r}, the landmarks are for {next(iter(table), 'no image')!r}"
+        )
+    if len(table) > with_landmarks:
+        unused = len(table) - with_landmarks
+        _log.info("%d of %d landmarks in %s name no image of %s", unused, len(table), where, root)
+    return matched
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
