@@ -1,0 +1,81 @@
+"""IResNet: the residual network of InsightFace, batch normalisation first and PReLU inside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from facetrain.errors import InputError
+from facetrain.layers.blocks import LayerFactory
+
+FILTERS = (64, 128, 256, 512)
+
+
+def iresnet(
+    input_shape: Sequence[int] = (112, 112, 3),
+    blocks: Sequence[int] = (3, 4, 14, 3),
+    filters: Sequence[int] = FILTERS,
+    width: float = 1.0,
+    activation: str = "prelu",
+    bn_momentum: float = 0.9,
+    bn_epsilon: float = 1e-5,
+    kernel_initializer: Any = "glorot_uniform",
+    padding: str = "symmetric",
+    dtype: str | None = None,
+    name: str = "iresnet",
+) -> keras.Model:
+    """Builds an IResNet; each of its stages halves the size, so the features have 1/16 of the input's.
+
+    Block: BN, 3x3 convolution, BN, activation, 3x3 convolution (stride), BN, plus the input (through a strided 1x1
+    convolution and BN in the first block of a stage). The stem is a 3x3 convolution of stride 1. The batch
+    normalisation after the last stage belongs to the ``flatten_fc`` neck. References: He et al., CVPR 2016, arXiv
+    1512.03385; Deng et al., ArcFace, CVPR 2019, arXiv 1801.07698.
+
+    Args:
+        input_shape: (height, width, channels) of the scaled pixels.
+        blocks: number of blocks of each stage.
+        filters: number of channels of each stage; the stem has as many as the first.
+        width: factor of every number of channels, rounded to a multiple of 8.
+        activation, bn_momentum, bn_epsilon, kernel_initializer, padding, dtype: as in LayerFactory. MXNet's models
+            have ``bn_epsilon=2e-5``.
+        name: name of the model.
+    Returns:
+        A model from pixels [B, H, W, C] to features [B, ceil(H / 16), ceil(W / 16), filters[-1] * width].
+    Raises:
+        InputError: if an argument is outside its range.
+    """
+    if len(blocks) != len(filters) or any(count < 1 for count in blocks):
+        raise InputError(f"blocks must be {len(filters)} numbers of at least 1, received {tuple(blocks)!r}")
+    if width <= 0:
+        raise InputError(f"width must be above 0, received {width!r}")
+    make = LayerFactory(activation, bn_momentum, bn_epsilon, kernel_initializer, padding, dtype)
+    channels = [_scaled(count, width) for count in filters]
+    inputs = keras.Input(tuple(input_shape), name="pixels")
+    x = make.conv_norm_act(inputs, channels[0], 3, "stem")
+    for stage, (count, out) in enumerate(zip(blocks, channels), start=1):
+        for block in range(1, count + 1):
+            x = _residual(make, x, out, strides=2 if block == 1 else 1, name=f"stage{stage}_block{block}")
+    return keras.Model(inputs, x, name=name)
+
+
+def _residual(make: LayerFactory, x: tf.Tensor, filters: int, strides: int, name: str) -> tf.Tensor:
+    shortcut = x if strides == 1 else make.conv_norm(x, filters, 1, f"{name}_shortcut", strides)
+    x = make.norm(x, f"{name}_bn")
+    x = make.conv_norm_act(x, filters, 3, f"{name}_1")
+    x = make.conv_norm(x, filters, 3, f"{name}_2", strides)
+    return make.add(x, shortcut, f"{name}_add")
+
+
+def _scaled(channels: int, width: float) -> int:
+    return channels if width == 1.0 else max(8, int(channels * width + 4) // 8 * 8)
+
+
+iresnet18 = functools.partial(iresnet, blocks=(2, 2, 2, 2), name="iresnet18")
+iresnet34 = functools.partial(iresnet, blocks=(3, 4, 6, 3), name="iresnet34")
+iresnet50 = functools.partial(iresnet, blocks=(3, 4, 14, 3), name="iresnet50")
+iresnet100 = functools.partial(iresnet, blocks=(3, 13, 30, 3), name="iresnet100")
+iresnet200 = functools.partial(iresnet, blocks=(6, 26, 60, 6), name="iresnet200")

@@ -1,0 +1,25 @@
+"""Layers that networks and heads are built from; importing this package imports no TensorFlow."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "CosineDense": "cosine",
+    "FastDepthwiseConv2D": "depthwise",
+    "FastPReLU": "prelu",
+    "LayerFactory": "blocks",
+    "SeededDropout": "dropout",
+    "l2_normalize": "cosine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(_HOME) | set(globals()))
