@@ -1,0 +1,99 @@
+"""How processes that train together talk: one process alone, and TensorFlow's multi-worker strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+class Communicator:
+    """Collective operations among ``world`` processes; this one is for a process on its own.
+
+    Every rank must make the same calls in the same order.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: number of processes.
+        local_rank: number of this process among those of its host.
+    """
+
+    rank = 0
+    world = 1
+    local_rank = 0
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        """Gives the variables of all ranks the values of rank 0."""
+
+    def mean(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Returns the elementwise mean over ranks of each array; shapes and types must agree between ranks."""
+        return [np.asarray(array) for array in arrays]
+
+    def gather(self, array: Any) -> np.ndarray:
+        """Returns the arrays of all ranks joined along axis 0, in the order of ranks; lengths may differ."""
+        return np.asarray(array)
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
+
+    def connect(self, optimizer: Any) -> Any:
+        """Returns an optimiser that averages gradients over ranks before it applies them."""
+        return optimizer
+
+
+class MultiWorker(Communicator):
+    """The processes of a ``MultiWorkerMirroredStrategy``; the strategy itself reduces gradients.
+
+    Args:
+        strategy: of this process.
+    """
+
+    def __init__(self, strategy: tf.distribute.MultiWorkerMirroredStrategy):
+        resolver = strategy.cluster_resolver
+        self._strategy = strategy
+        self.world = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
+        self.rank = resolver.task_id or 0
+        self._replicas = strategy.num_replicas_in_sync // self.world
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        """Gives the variables of all workers the values of the chief."""
+        values = [variable.numpy() for variable in variables]
+        # A sum to which only the chief's first replica contributes.
+        chosen = self._all_reduce(values, tf.distribute.ReduceOp.SUM, lambda replica: replica == 0)
+        for variable, value in zip(variables, chosen):
+            variable.assign(value)
+
+    def mean(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Returns the elementwise mean over workers."""
+        return self._all_reduce(arrays, tf.distribute.ReduceOp.MEAN, lambda replica: True)
+
+    def _all_reduce(self, arrays: Sequence[Any], how: Any, contributes: Callable[[int], bool]) -> list[np.ndarray]:
+        tensors = [tf.convert_to_tensor(array) for array in arrays]
+
+        def reduce() -> list[tf.Tensor]:
+            context = tf.distribute.get_replica_context()
+            mine = contributes(context.replica_id_in_sync_group)
+            return [context.all_reduce(how, one if mine else tf.zeros_like(one)) for one in tensors]
+
+        return [np.asarray(self._strategy.experimental_local_results(one)[0]) for one in self._run(reduce)]
+
+    def gather(self, array: Any) -> np.ndarray:
+        """Returns the arrays of all workers joined along axis 0."""
+        tensor = tf.convert_to_tensor(array)
+
+        def gather() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            # One replica speaks for its worker, or its array would appear once per replica.
+            mine = tensor if context.replica_id_in_sync_group % self._replicas == 0 else tensor[:0]
+            return context.all_gather(mine, axis=0)
+
+        return np.asarray(self._strategy.experimental_local_results(self._run(gather))[0])
+
+    def barrier(self) -> None:
+        """Waits for all workers."""
+        self.mean([np.zeros((), np.float32)])
+
+    def _run(self, function: Any) -> Any:
+        return tf.function(lambda: self._strategy.run(function))()

@@ -1,0 +1,150 @@
+"""Horovod, and the only place that imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from facetrain.distributed.communicators import Communicator
+from facetrain.errors import InputError
+
+INSTALL_COMMAND = "bash scripts/install_horovod.sh"
+
+
+def launched_by_horovodrun() -> bool:
+    """Tells whether ``horovodrun`` started this process."""
+    return "HOROVOD_RANK" in os.environ
+
+
+def import_horovod() -> ModuleType:
+    """Returns ``horovod.tensorflow``.
+
+    Raises:
+        InputError: if Horovod is missing or was built for another TensorFlow.
+    """
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:  # also raised where its library does not fit this TensorFlow
+        raise InputError(f"Horovod cannot be loaded ({error}): install it with `{INSTALL_COMMAND}`") from error
+    return hvd
+
+
+class Horovod(Communicator):
+    """The processes that one ``horovodrun`` started; one process where there was none.
+
+    Each rank on a host with GPUs takes the one of its local rank. Create it before TensorFlow uses a device.
+
+    Args:
+        compression: ``"none"``, or ``"fp16"`` to send gradients in half precision.
+        gradient_groups: into how many groups of gradients the reduction is bundled; None lets each gradient go as
+            soon as it is known, fused by Horovod as its buffer allows.
+    """
+
+    def __init__(self, compression: str = "none", gradient_groups: int | None = None):
+        if compression not in ("none", "fp16"):
+            raise InputError(f"Horovod compression must be 'none' or 'fp16', received {compression!r}")
+        if gradient_groups is not None and gradient_groups < 1:
+            raise InputError(f"gradient_groups must be at least 1 or absent, received {gradient_groups!r}")
+        self._hvd = import_horovod()
+        self._hvd.init()
+        self._compression = getattr(self._hvd.Compression, compression)
+        self._groups = gradient_groups
+        self.rank = self._hvd.rank()
+        self.world = self._hvd.size()
+        self.local_rank = self._hvd.local_rank()
+        self._take_gpu()
+
+    def _take_gpu(self) -> None:
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return
+        if self.local_rank >= len(gpus):
+            raise InputError(
+                f"rank {self.rank} is number {self.local_rank} on its host, which has {len(gpus)} GPUs: "
+                "start at most one rank per GPU"
+            )
+        mine = gpus[self.local_rank]
+        tf.config.set_visible_devices(mine, "GPU")
+        tf.config.experimental.set_memory_growth(mine, True)
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        """Gives the variables of all ranks the values of rank 0."""
+        if self.world > 1:
+            self._hvd.broadcast_variables(list(variables), root_rank=0)
+
+    def mean(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Returns the elementwise mean over ranks, all arrays in one operation."""
+        tensors = [tf.convert_to_tensor(array) for array in arrays]
+        if self.world > 1 and tensors:
+            tensors = self._hvd.grouped_allreduce(tensors, op=self._hvd.Average)
+        return [tensor.numpy() for tensor in tensors]
+
+    def gather(self, array: Any) -> np.ndarray:
+        """Returns the arrays of all ranks joined along axis 0."""
+        array = np.asarray(array)
+        return self._hvd.allgather(tf.convert_to_tensor(array)).numpy() if self.world > 1 else array
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        self.mean([np.zeros((), np.float32)])
+
+    def connect(self, optimizer: Any) -> Any:
+        """Makes ``optimizer`` average the gradients over ranks before it clips and applies them.
+
+        Horovod's own ``DistributedOptimizer`` reduces only inside ``minimize``; gradients that a training step
+        computes itself and hands to ``apply_gradients`` would silently stay local. So the hook that Keras has for
+        this purpose, ``aggregate_gradients``, is set. It is called once on both ways, before a loss-scale optimiser
+        looks for non-finite values, so that all ranks skip the same steps.
+
+        Args:
+            optimizer: a Keras optimiser (2.11 or newer), loss-scaled or not; changed in place.
+        Returns:
+            The same optimiser.
+        Raises:
+            InputError: for a legacy Keras optimiser.
+        """
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if not hasattr(inner, "aggregate_gradients"):
+            raise InputError(
+                f"Horovod needs a Keras optimiser of version 2.11 or newer, received {type(inner).__name__}: "
+                "a legacy optimiser has no hook for averaging gradients"
+            )
+        if self.world > 1:
+            inner.aggregate_gradients = self._average_gradients
+        return optimizer
+
+    def _average_gradients(self, grads_and_vars: Any) -> list[tuple[Any, tf.Variable]]:
+        present = [(gradient, variable) for gradient, variable in grads_and_vars if gradient is not None]
+        averaged = self._average([gradient for gradient, _ in present])
+        return [(gradient, variable) for gradient, (_, variable) in zip(averaged, present)]
+
+    def _average(self, gradients: Sequence[Any]) -> list[Any]:
+        averaged: list[Any] = [None] * len(gradients)
+        dense = []
+        for number, gradient in enumerate(gradients):
+            if isinstance(gradient, tf.IndexedSlices):
+                averaged[number] = self._average_rows(gradient, f"gradient_{number}")
+            else:
+                dense.append(number)
+        for number, value in zip(dense, self._average_dense([gradients[number] for number in dense])):
+            averaged[number] = value
+        return averaged
+
+    def _average_dense(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        options = {"op": self._hvd.Average, "compression": self._compression}
+        if self._groups is None:
+            # Names must not depend on the tensors, which have none outside a graph.
+            return [self._hvd.allreduce(g, name=f"gradient_{i}", **options) for i, g in enumerate(gradients)]
+        size = max(-(-len(gradients) // self._groups), 1)
+        groups = [gradients[start : start + size] for start in range(0, len(gradients), size)]
+        return [g for group in groups for g in self._hvd.grouped_allreduce(list(group), **options)]
+
+    def _average_rows(self, gradient: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
+        values = self._hvd.allgather(gradient.values / self.world, name=f"{name}_values")
+        indices = self._hvd.allgather(gradient.indices, name=f"{name}_indices")
+        return tf.IndexedSlices(values, indices, gradient.dense_shape)

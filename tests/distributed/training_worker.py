@@ -1,0 +1,94 @@
+"""A small training that the tests start under every kind of runtime; writes what it ended with, and nothing else.
+
+    python -m tests.distributed.training_worker KIND OUT.npz [fp16] [groups] [scaled]
+
+All ranks and replicas together see the same 16 examples in each of 20 steps, whatever their number.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from facetrain import optimizers
+from facetrain.distributed import Runtime
+
+STEPS, BATCH, CLASSES = 20, 16, 7
+
+
+def build_model() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    image = keras.Input((6,), name="image")
+    word = keras.Input((), dtype=tf.int32, name="word")
+    x = keras.layers.Concatenate()([image, keras.layers.Embedding(50, 4)(word)])
+    x = keras.layers.Dense(12, activation="tanh")(x)
+    return keras.Model([image, word], keras.layers.Dense(CLASSES)(x))
+
+
+def share(step: int, rank: int, world: int) -> dict[str, np.ndarray]:
+    """Returns the part of the global batch of ``step`` that belongs to ``rank``."""
+    rng = np.random.default_rng(step)
+    batch = {
+        "image": rng.normal(size=(BATCH, 6)).astype(np.float32),
+        "word": rng.integers(0, 50, BATCH).astype(np.int32),
+        "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
+    }
+    return {key: value[rank * BATCH // world : (rank + 1) * BATCH // world] for key, value in batch.items()}
+
+
+def main(kind: str, out: str, *flags: str) -> None:
+    devices = ["CPU:0", "CPU:1"] if kind == "mirrored" else None
+    options = {"compression": "fp16"} if "fp16" in flags else {"gradient_groups": 2} if "groups" in flags else {}
+    runtime = Runtime.create(kind, devices=devices, **options)
+    with runtime.scope():
+        model = build_model()
+        optimizer = optimizers.get(
+            {"name": "mxnet_sgd", "weight_decay": 5e-3, "global_clipnorm": 0.5},
+            learning_rate={"name": "warmup_step", "peak_lr": 0.2, "boundaries": [10], "warmup_steps": 3},
+        )
+        optimizer.build(model.trainable_variables)
+        if "scaled" in flags:
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, dynamic=False, initial_scale=8.0)
+        optimizer = runtime.wrap_optimizer(optimizer)
+    if runtime.rank:  # what broadcast has to repair
+        for variable in model.variables:
+            variable.assign(variable + 1.0)
+    runtime.broadcast(model.variables + list(optimizer.variables))
+
+    def replica_step(batch):
+        with tf.GradientTape() as tape:
+            logits = model([batch["image"], batch["word"]], training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
+            loss = tf.reduce_mean(losses) / runtime.replicas_in_sync
+            scaled = optimizer.get_scaled_loss(loss) if "scaled" in flags else loss
+        gradients = tape.gradient(scaled, model.trainable_variables)
+        if "scaled" in flags:
+            gradients = optimizer.get_unscaled_gradients(gradients)
+        optimizer.apply_gradients(list(zip(gradients, model.trainable_variables)))
+        return loss
+
+    @tf.function
+    def step(batch):
+        return runtime.strategy.reduce("SUM", runtime.strategy.run(replica_step, args=(batch,)), axis=None)
+
+    shares = [share(number, runtime.rank, runtime.world) for number in range(STEPS)]
+    dataset = tf.data.Dataset.from_tensor_slices({k: np.concatenate([s[k] for s in shares]) for k in shares[0]})
+    dataset = runtime.distribute(dataset.batch(BATCH // runtime.world, drop_remainder=True))
+    loss = [float(step(batch)) for batch in dataset]
+    assert len(loss) == STEPS
+    weights = np.concatenate([np.ravel(v.numpy()) for v in model.trainable_variables])
+    slots = np.concatenate([np.ravel(v.numpy()).astype(np.float32) for v in list(optimizer.variables)])
+    everyone = runtime.all_gather(weights[np.newaxis])
+    ranks = runtime.all_gather(np.full(runtime.rank + 1, runtime.rank))
+    mean = runtime.all_mean({"rank": float(runtime.rank), "loss": loss[0]})
+    runtime.barrier()
+    if runtime.is_chief:
+        np.savez(out, weights=weights, slots=slots, everyone=everyone, ranks=ranks, world=runtime.world,
+                 mean_rank=mean["rank"], mean_loss=mean["loss"], kind=runtime.describe()["kind"])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
