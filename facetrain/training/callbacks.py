@@ -1,0 +1,198 @@
+"""What happens between updates: the clock, the non-finite stop, evaluation, logs, checkpoints, interrupts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from facetrain.files import PathLike, write_json
+from facetrain.training.display import Display
+from facetrain.training.metrics_log import MetricsLog
+from facetrain.training.stages import Stage, first_steps
+from facetrain.training.state import RunState
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not finite; the message names the step and the file with the batch's indices."""
+
+
+class RunCallback(keras.callbacks.Callback):
+    """Base: takes logs as tensors, so that a device is not made to wait after every step."""
+
+    def __init__(self, state: RunState):
+        super().__init__()
+        self._supports_tf_logs = True
+        self.state = state
+
+
+class StepClock(RunCallback):
+    """Counts updates and stops at the first loss that is not finite.
+
+    Losses are looked at every ``every`` steps, and always before anything is evaluated or saved. Must come first.
+
+    Args:
+        state: the run's clock.
+        every: how often to look.
+        due: tells whether something will be evaluated or saved at a step.
+        indices: returns the image indices of the batch of a step.
+        image_name: returns what a person calls an image.
+        report_path: where to write those of a diverged step.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        every: int,
+        due: Callable[[int], bool],
+        indices: Callable[[int], Sequence[int]],
+        image_name: Callable[[int], str],
+        report_path: PathLike,
+    ):
+        super().__init__(state)
+        self._every, self._due, self._report_path = every, due, report_path
+        self._indices, self._image_name = indices, image_name
+        self._unseen: list[tuple[int, tf.Tensor, tf.Tensor]] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts the update, and looks at the losses if it is time to."""
+        self.state.step += 1
+        self._unseen.append((self.state.step, logs["batch_loss"], logs["loss"]))
+        if self.state.step % self._every == 0 or self._due(self.state.step):
+            self._look()
+        self.state.stop_watch()
+
+    def _look(self) -> None:
+        for step, batch_loss, mean_loss in self._unseen:
+            if not (math.isfinite(float(batch_loss)) and math.isfinite(float(mean_loss))):
+                self._refuse(step)
+        self._unseen.clear()
+
+    def _refuse(self, step: int) -> None:
+        indices = [int(i) for i in self._indices(step - 1)]
+        epoch, step_in_epoch = divmod(step - 1, self.state.steps_per_epoch)
+        place = {"step": step, "epoch": epoch, "step_in_epoch": step_in_epoch}
+        images = [{"index": index, "name": self._image_name(index)} for index in indices]
+        write_json(self._report_path, {**place, "images": images})
+        raise TrainingDiverged(
+            f"the loss of step {step} (epoch {epoch + 1}) is not finite; the images of its batch are listed in "
+            f"{self._report_path}; lower the learning rate, add warm-up, or set train.clip_norm; the newest checkpoint "
+            "is from before"
+        )
+
+
+class StageSwitch(RunCallback):
+    """At the first step of a stage that differs in scale alone, sets the new scale."""
+
+    def __init__(self, state: RunState, stages: Sequence[Stage]):
+        super().__init__(state)
+        self._stages = stages
+        self._first_steps = first_steps(stages)
+
+    def current(self) -> Stage:
+        """Returns the stage that the next update belongs to."""
+        passed = [s for s, first in zip(self._stages, self._first_steps) if first <= self.state.step]
+        return passed[-1]
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the scale if a stage begins here, or where training begins."""
+        if batch == 0 or self.state.step in self._first_steps:
+            loss, wanted = self.model.margin_loss, self.current().loss
+            if loss is not wanted and hasattr(loss, "scale"):
+                loss.scale = wanted.scale
+
+
+class Evaluation(RunCallback):
+    """Runs the evaluators when due, and keeps the best model.
+
+    Args:
+        state: the run's clock.
+        due: tells whether to evaluate at a step.
+        evaluate: returns the numbers of all evaluators.
+        watched: name of the number that decides which model is best; None: nothing is watched.
+        save_best: called with the numbers when the watched one reaches a new best.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        due: Callable[[int], bool],
+        evaluate: Callable[[], dict[str, float]],
+        watched: str | None,
+        save_best: Callable[[dict[str, float]], None],
+    ):
+        super().__init__(state)
+        self._due, self._evaluate, self._watched, self._save_best = due, evaluate, watched, save_best
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluates if due."""
+        if not self._due(self.state.step):
+            return
+        numbers = self._evaluate()
+        self.state.evaluation = numbers
+        value = numbers.get(self._watched) if self._watched else None
+        if value is not None and (self.state.best is None or value > self.state.best):
+            self.state.best, self.state.best_step = value, self.state.step
+            self._save_best(numbers)
+
+
+class MetricsWriter(RunCallback):
+    """Writes a row of numbers every ``every`` steps and whenever something was evaluated."""
+
+    def __init__(
+        self,
+        state: RunState,
+        every: int,
+        evaluated: Callable[[int], bool],
+        schedule: Callable[[int], Any],
+        stage: Callable[[], Stage],
+        log: MetricsLog | None,
+        display: Display,
+    ):
+        super().__init__(state)
+        self._every, self._evaluated, self._schedule, self._stage = every, evaluated, schedule, stage
+        self._log, self._display = log, display
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes a row if it is time to."""
+        step, evaluated = self.state.step, self._evaluated(self.state.step)
+        if not evaluated and step % self._every:
+            return
+        row: dict[str, Any] = {
+            "epoch": round(step / self.state.steps_per_epoch, 4),
+            "loss": float(logs["loss"]),
+            "train_accuracy": float(logs["accuracy"]),
+            "learning_rate": float(self._schedule(step - 1)),
+        }
+        if hasattr(self.model.margin_loss, "scale"):
+            row["scale"] = float(self.model.margin_loss.scale)
+        throughput = self.state.take_throughput()
+        if throughput is not None:
+            row["images_per_second"] = throughput
+        if evaluated:
+            row.update({f"eval/{name}": value for name, value in self.state.evaluation.items()})
+        if self._log is not None:
+            self._log.write(step, row)
+        self._display.show(self.state, row, self._stage().name)
+
+
+class CheckpointWriter(RunCallback):
+    """Saves a checkpoint when due and when an interrupt was asked for; then the watch starts again. Must come last."""
+
+    def __init__(
+        self, state: RunState, due: Callable[[int], bool], save: Callable[[], None], interrupted: Callable[[int], bool]
+    ):
+        super().__init__(state)
+        self._due, self._save, self._interrupted = due, save, interrupted
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves if due, and stops training after an interrupt."""
+        interrupted = self._interrupted(self.state.step)
+        if interrupted or self._due(self.state.step):
+            self._save()
+        if interrupted:
+            self.model.stop_training = True
+        self.state.start_watch()

@@ -1,0 +1,118 @@
+"""Stages: parts of a run that differ in loss, schedule or what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run.
+
+    Attributes:
+        name: for logs.
+        steps: its length in updates.
+        loss: the loss during the stage.
+        frozen: shell patterns of variables that are not updated; see ``FaceRecognizer.set_stage``.
+    """
+
+    name: str
+    steps: int
+    loss: keras.losses.Loss
+    frozen: tuple[str, ...] = ()
+
+    def differs_only_in_scale(self, other: Stage) -> bool:
+        """Whether going on from ``other`` needs no new train step, only another value of the scale variable."""
+        return (
+            type(self.loss) is type(other.loss)
+            and self.frozen == other.frozen
+            and _without_scale(self.loss) == _without_scale(other.loss)
+            and hasattr(self.loss, "scale")
+        )
+
+
+class Segment(NamedTuple):
+    """Updates [first, end) that share one train step, and the first stage among them."""
+
+    first: int
+    end: int
+    stage: Stage
+
+
+class FitPart(NamedTuple):
+    """One call of `fit`: whole epochs [epoch, stop), or a part of one epoch that begins after ``skip`` updates."""
+
+    epoch: int
+    skip: int
+    stop: int
+    steps: int
+
+
+def first_steps(stages: Sequence[Stage]) -> list[int]:
+    """Returns the update with which each stage begins, and the total as a last entry."""
+    return np.cumsum([0, *(stage.steps for stage in stages)]).tolist()
+
+
+def segments(stages: Sequence[Stage]) -> list[Segment]:
+    """Joins neighbouring stages that can share one train step."""
+    starts = first_steps(stages)
+    found: list[Segment] = []
+    for index, stage in enumerate(stages):
+        if index and stage.differs_only_in_scale(stages[index - 1]):
+            found[-1] = found[-1]._replace(end=starts[index + 1])
+        else:
+            found.append(Segment(starts[index], starts[index + 1], stage))
+    return found
+
+
+def fit_parts(first: int, end: int, per_epoch: int) -> list[FitPart]:
+    """Cuts the updates [first, end) at epoch boundaries: a rest of an epoch, whole epochs, a beginning of one."""
+    parts = []
+    epoch, skip = divmod(first, per_epoch)
+    if skip and first < end:
+        steps = min(per_epoch - skip, end - first)
+        parts.append(FitPart(epoch, skip, epoch + 1, steps))
+        epoch += 1
+    last, rest = divmod(end, per_epoch)
+    if epoch < last:
+        parts.append(FitPart(epoch, 0, last, per_epoch))
+    if rest and epoch <= last:
+        parts.append(FitPart(last, 0, last + 1, rest))
+    return parts
+
+
+class StagedSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """One schedule after another, each counting its updates from its own beginning.
+
+    Args:
+        schedules: the parts.
+        starts: the update at which each begins; the first is 0.
+    """
+
+    def __init__(self, schedules: Sequence[keras.optimizers.schedules.LearningRateSchedule], starts: Sequence[int]):
+        if len(schedules) != len(starts) or starts[0] != 0 or list(starts) != sorted(starts):
+            raise ValueError(f"expected one rising start per schedule, beginning with 0, received {list(starts)}")
+        self.schedules = list(schedules)
+        self.starts = list(starts)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Returns the learning rate of the update that follows ``step`` updates."""
+        step = tf.cast(step, tf.int64)
+        rate = self.schedules[0](step)
+        for schedule, start in zip(self.schedules[1:], self.starts[1:]):
+            rate = tf.where(step >= start, schedule(tf.maximum(step - start, 0)), rate)
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"schedules": self.schedules, "starts": self.starts}
+
+
+def _without_scale(loss: keras.losses.Loss) -> dict[str, Any]:
+    return {key: value for key, value in loss.get_config().items() if key != "scale"}

@@ -1,0 +1,251 @@
+"""`Trainer`: the fit of a recogniser over stages, with evaluation, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from facetrain.data.pipeline import input_error
+from facetrain.distributed.runtime import Runtime
+from facetrain.errors import InputError
+from facetrain.models.contract import Contract
+from facetrain.models.embedding_model import embedding_function, save_embedding_model
+from facetrain.models.recognizer import FaceRecognizer
+from facetrain.models.weights import named_variables, read_state, write_state
+from facetrain.training import callbacks
+from facetrain.training.checkpoints import Checkpoint, CheckpointStore
+from facetrain.training.display import Display
+from facetrain.training.interrupts import InterruptFlag, catch_interrupts
+from facetrain.training.metrics_log import MetricsLog
+from facetrain.training.run_directory import RunDirectory
+from facetrain.training.stages import Segment, Stage, first_steps, fit_parts, segments
+from facetrain.training.state import RunState
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluator(Protocol):
+    """Anything that turns an embedding function into numbers."""
+
+    name: str
+
+    def run(self, embed_fn: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+        """Returns numbers by name, ``accuracy`` first of all."""
+
+
+class Order(Protocol):
+    """The sequence of image indices; see ``facetrain.data.sampling``."""
+
+    steps_per_epoch: int
+
+    def batch(self, epoch: int, step: int) -> np.ndarray:
+        """Returns the indices of one batch."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How often what happens, in updates.
+
+    Attributes:
+        steps_per_epoch: updates in an epoch.
+        checkpoint_every: updates between checkpoints.
+        evaluate_every: updates between evaluations.
+        log_every: updates between rows of metrics.
+        keep_checkpoints: how many checkpoints stay.
+        tensorboard: write event files too.
+        show_progress: show a bar or lines on stderr.
+    """
+
+    steps_per_epoch: int
+    checkpoint_every: int
+    evaluate_every: int
+    log_every: int = 10
+    keep_checkpoints: int = 3
+    tensorboard: bool = True
+    show_progress: bool = False
+
+
+class Trainer:
+    """Trains a compiled recogniser over stages.
+
+    Args:
+        recognizer: compiled; its optimiser's schedule spans the whole run.
+        stages: at least one.
+        dataset: returns the batches from (epoch, step in that epoch) on, as one continuous dataset.
+        order: the indices behind those batches.
+        image_name: returns what a person calls the image of an index.
+        run: where everything is written.
+        contract: describes the embedding model, without threshold.
+        evaluators: run in turn; the ``accuracy`` of the first decides which model is best.
+        schedule: learning rate by number of updates made, for the log.
+        runtime: the device or devices this process trains on.
+        options: how often what happens.
+        global_batch: images per update over all ranks.
+    """
+
+    def __init__(
+        self,
+        recognizer: FaceRecognizer,
+        stages: Sequence[Stage],
+        dataset: Callable[[int, int], tf.data.Dataset],
+        order: Order,
+        image_name: Callable[[int], str],
+        run: RunDirectory,
+        contract: Contract,
+        evaluators: Sequence[Evaluator],
+        schedule: Callable[[int], Any],
+        runtime: Runtime,
+        options: TrainingOptions,
+        global_batch: int,
+    ):
+        if not stages:
+            raise InputError("a run needs at least one stage")
+        self.recognizer, self.stages, self.dataset, self.order = recognizer, list(stages), dataset, order
+        self.image_name = image_name
+        self.run, self.contract, self.evaluators = run, contract, list(evaluators)
+        self.schedule, self.runtime, self.options = schedule, runtime, options
+        self.store = CheckpointStore(run.checkpoints, options.keep_checkpoints)
+        self.state = RunState(options.steps_per_epoch, first_steps(self.stages)[-1], global_batch)
+        self._embed = embedding_function(recognizer.embedding_model, contract.scaling)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over weights, optimiser, averages and clock of a checkpoint."""
+        write_state(self.recognizer, checkpoint.arrays, str(checkpoint.path))
+        self.state.restore(checkpoint.state["step"], checkpoint.state["run"])
+        logger.info("going on from %s", checkpoint.path)
+
+    def fit(self) -> RunState:
+        """Trains from where the state stands to the end.
+
+        Returns:
+            the final state.
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
+            TrainingDiverged: at a loss that is not finite.
+        """
+        log = self._open_log()
+        display = Display(self.options.show_progress and self.runtime.is_chief)
+        display.open(self.state)
+        self.runtime.broadcast(list(named_variables(self.recognizer).values()))
+        try:
+            with catch_interrupts() as interrupt:
+                hooks = self._callbacks(log, display, interrupt)
+                for segment in segments(self.stages):
+                    self._fit_segment(segment, hooks)
+                if interrupt.raised and not self.state.finished:
+                    raise KeyboardInterrupt
+        finally:
+            display.close()
+            if log is not None:
+                log.close()
+        if self.state.best is None and self.runtime.is_chief:
+            self._save_best({})
+        return self.state
+
+    def _fit_segment(self, segment: Segment, hooks: list[callbacks.RunCallback]) -> None:
+        """Makes the updates of one segment that are still to be made."""
+        first = max(segment.first, self.state.step)
+        if first >= segment.end or self.recognizer.stop_training:
+            return
+        if self.recognizer.margin_loss is not segment.stage.loss or segment.stage.frozen:
+            self.recognizer.set_stage(segment.stage.loss, segment.stage.frozen)
+        for part in fit_parts(first, segment.end, self.options.steps_per_epoch):
+            if self.recognizer.stop_training:
+                return
+            with _explaining_bad_images():
+                self.recognizer.fit(
+                    self.dataset(part.epoch, part.skip),
+                    initial_epoch=part.epoch,
+                    epochs=part.stop,
+                    steps_per_epoch=part.steps,
+                    callbacks=hooks,
+                    verbose=0,
+                )
+
+    def _callbacks(
+        self, log: MetricsLog | None, display: Display, interrupt: InterruptFlag
+    ) -> list[callbacks.RunCallback]:
+        state, options = self.state, self.options
+        self.recognizer.stop_training = False
+
+        def evaluates(step: int) -> bool:
+            return bool(self.evaluators) and (step % options.evaluate_every == 0 or step == state.total_steps)
+
+        def saves(step: int) -> bool:
+            return step % options.checkpoint_every == 0 or step == state.total_steps
+
+        def indices(step: int) -> np.ndarray:
+            return self.order.batch(*divmod(step, options.steps_per_epoch))
+
+        def interrupted(step: int) -> bool:
+            if self.runtime.world == 1:
+                return interrupt.raised
+            # Ranks must stop after the same update: they agree, now and then, whether any of them was asked to.
+            return not step % options.log_every and self.runtime.all_mean({"stop": float(interrupt.raised)})["stop"] > 0
+
+        def looks(step: int) -> bool:
+            return evaluates(step) or saves(step) or interrupt.raised
+
+        switch = callbacks.StageSwitch(state, self.stages)
+        watched = f"{self.evaluators[0].name}/accuracy" if self.evaluators else None
+        return [
+            callbacks.StepClock(
+                state, options.log_every, looks, indices, self.image_name, self.run.path / "nonfinite.json"
+            ),
+            switch,
+            callbacks.Evaluation(state, evaluates, self._evaluate, watched, self._save_best),
+            callbacks.MetricsWriter(state, options.log_every, evaluates, self.schedule, switch.current, log, display),
+            callbacks.CheckpointWriter(state, saves, self._save_checkpoint, interrupted),
+        ]
+
+    def _evaluate(self) -> dict[str, float]:
+        self.runtime.sync_moving_statistics(self.recognizer.embedding_model)
+        numbers: dict[str, float] = {}
+        with self.recognizer.averaged_weights():
+            for evaluator in self.evaluators:
+                found = evaluator.run(self._embed)
+                numbers.update({f"{evaluator.name}/{key}": float(value) for key, value in found.items()})
+        return numbers
+
+    def _save_best(self, numbers: Mapping[str, float]) -> None:
+        if not self.runtime.is_chief:
+            return
+        contract = self.contract
+        if self.evaluators and numbers:
+            name = self.evaluators[0].name
+            contract = replace(
+                contract,
+                threshold=numbers.get(f"{name}/threshold"),
+                threshold_far=numbers.get(f"{name}/threshold_far"),
+                threshold_set=name,
+            )
+        with self.recognizer.averaged_weights():
+            save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)
+
+    def _save_checkpoint(self) -> None:
+        self.runtime.sync_moving_statistics(self.recognizer.embedding_model)
+        if self.runtime.is_chief:
+            self.store.save(self.state.step, read_state(self.recognizer), {"run": self.state.to_dict()})
+
+    def _open_log(self) -> MetricsLog | None:
+        if not self.runtime.is_chief:
+            return None
+        return MetricsLog(self.run.path, self.options.tensorboard, self.state.step)
+
+
+@contextmanager
+def _explaining_bad_images() -> Iterator[None]:
+    """Turns what tf.data makes of an unreadable image back into the sentence that names it."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        explained = input_error(error)
+        if explained is None:
+            raise
+        raise explained from error

@@ -1,0 +1,42 @@
+"""Two replicas with half the batch each make the update of one device with the whole batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_SCRIPT = """
+import numpy as np, tensorflow as tf
+from facetrain.distributed.runtime import Runtime
+from facetrain.models.weights import read_state
+from facetrain.optimizers import MXNetSGD
+from tests.tiny import tiny_batch, tiny_recognizer
+
+states = []
+for kind, devices in (("mirrored", ["CPU:0", "CPU:1"]), ("single", None)):
+    runtime = Runtime.create(kind, devices=devices)
+    assert runtime.num_replicas == (2 if devices else 1)
+    with runtime.scope():
+        optimizer = MXNetSGD(learning_rate=0.005, momentum=0.9, weight_decay=5e-4)
+        recognizer = tiny_recognizer(False, optimizer=optimizer, average_decay=0.9, accumulate_steps=ACCUMULATE)
+    batches = [tiny_batch(8, seed=s) for s in range(4)]
+    dataset = tf.data.Dataset.from_tensor_slices({k: tf.stack([b[k] for b in batches]) for k in batches[0]})
+    recognizer.fit(dataset, epochs=1, steps_per_epoch=4, verbose=0)
+    states.append(read_state(recognizer))
+two, one = states
+assert one.keys() == two.keys() and one["optimizer/iteration"] == 4
+for name, value in one.items():
+    np.testing.assert_allclose(two[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+print("equal", len(one))
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_replicas_equal_one_device(accumulate):
+    script = _SCRIPT.replace("ACCUMULATE", str(accumulate))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("equal")

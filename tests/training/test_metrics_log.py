@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import glob
+
+import tensorflow as tf
+
+from facetrain.training.metrics_log import MetricsLog, read_metrics
+
+
+def test_rows_after_the_resumed_step_are_dropped(tmp_path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    for step in (10, 20, 30):
+        log.write(step, {"loss": float(step)})
+    log.close()
+    log = MetricsLog(tmp_path, tensorboard=False, first_step=20)
+    log.write(30, {"loss": 31.0})
+    log.close()
+    assert read_metrics(log.path) == [
+        {"step": 10, "loss": 10.0},
+        {"step": 20, "loss": 20.0},
+        {"step": 30, "loss": 31.0},
+    ]
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    with open(log.path, "a") as handle:
+        handle.write('{"step": 2, "lo')
+    assert [row["step"] for row in read_metrics(log.path)] == [1]
+    MetricsLog(tmp_path, tensorboard=False, first_step=5).close()
+    assert log.path.read_text().endswith("}\n")
+
+
+def test_not_a_number_becomes_null(tmp_path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.write(1, {"loss": float("nan")})
+    log.close()
+    assert read_metrics(log.path) == [{"step": 1, "loss": None}]
+
+
+def test_the_same_numbers_reach_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path)
+    log.write(5, {"loss": 2.5, "stage": "text is not for it"})
+    log.close()
+    (events,) = glob.glob(str(tmp_path / "tensorboard" / "*"))
+    found = EventAccumulator(events).Reload()
+    (event,) = found.Tensors("loss")
+    assert event.step == 5 and tf.make_ndarray(event.tensor_proto) == 2.5

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorflow import keras
+
+from facetrain import losses
+from facetrain.training.stages import Stage, StagedSchedule, first_steps, fit_parts, segments
+
+
+def _arcface(**arguments):
+    return losses.get("arcface", **arguments)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 12))
+def test_fit_parts_make_every_update_once_and_in_order(first, length, per_epoch):
+    made = []
+    for part in fit_parts(first, first + length, per_epoch):
+        for epoch in range(part.epoch, part.stop):
+            assert part.skip + part.steps <= per_epoch
+            made += [epoch * per_epoch + part.skip + step for step in range(part.steps)]
+        assert part.stop == part.epoch + 1 or part.steps == per_epoch
+    assert made == list(range(first, first + length))
+
+
+def test_stages_that_differ_in_scale_share_a_train_step():
+    ramp = [Stage(str(s), 10, _arcface(scale=s)) for s in (16.0, 32.0, 64.0)]
+    assert [(s.first, s.end) for s in segments(ramp)] == [(0, 30)]
+    assert first_steps(ramp) == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Stage("b", 5, _arcface(margin=0.3)),
+        Stage("b", 5, losses.get("cosface", margin=0.5)),
+        Stage("b", 5, _arcface(), frozen=("head/*",)),
+    ],
+    ids=["margin", "loss", "frozen"],
+)
+def test_other_differences_need_a_new_train_step(other):
+    assert [(s.first, s.end) for s in segments([Stage("a", 10, _arcface()), other])] == [(0, 10), (10, 15)]
+
+
+def test_staged_schedule_counts_from_each_beginning():
+    decay = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.0)
+    staged = StagedSchedule([decay, keras.optimizers.schedules.PolynomialDecay(0.5, 4, 0.1)], [0, 6])
+    assert [round(float(staged(step)), 4) for step in (0, 5, 6, 8, 10, 99)] == [1.0, 0.5, 0.5, 0.3, 0.1, 0.1]
+
+
+def test_staged_schedule_refuses_starts_out_of_order():
+    decay = keras.optimizers.schedules.PolynomialDecay(1.0, 10)
+    with pytest.raises(ValueError, match="rising"):
+        StagedSchedule([decay, decay], [0, -1])
+    with pytest.raises(ValueError, match="rising"):
+        StagedSchedule([decay], [0, 1])
