@@ -1,0 +1,72 @@
+"""``facetrain doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from facetrain import __version__
+from facetrain.cli.output import print_json, print_table, print_text
+
+
+def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
+    """Show versions, devices and what is missing.
+
+    The exit code is 1 if training is not possible.
+    """
+    from facetrain.cli.environment import collect
+
+    report = {"facetrain": __version__, **collect()}
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    if not (
+        report["python"]["supported"] and all(row["ready"] for row in report["commands"] if row["command"] == "train")
+    ):
+        raise typer.Exit(1)
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    python, machine = report["python"], report["machine"]
+    unsupported = "" if python["supported"] else "  NOT SUPPORTED: use Python 3.9, 3.10 or 3.11"
+    print_table(
+        ["what", "found"],
+        [
+            ("facetrain", report["facetrain"]),
+            ("python", f"{python['version']} ({python['executable']}){unsupported}"),
+            ("system", machine["system"]),
+            ("processor", f"{machine['cpu']}, {machine['cores']} cores"),
+            ("instructions", " ".join(machine["cpu_features"]) or None),
+            ("precision", _advise_precision(report)),
+            ("free disk here", f"{machine['disk_free_gb']} GB"),
+            ("devices", report["devices"]),
+            ("tensorflow", _state(report.get("tensorflow"), "cuda_build", "CUDA ")),
+            ("horovod", _state(report.get("horovod"), "built_with", "built with ")),
+        ],
+    )
+    print_text("")
+    print_table(["package", "version"], [(name, version or "missing") for name, version in report["packages"].items()])
+    print_text("")
+    rows = [(row["command"], row["ready"], "; ".join(row["missing"]) or None) for row in report["commands"]]
+    print_table(["command", "ready", "missing"], rows)
+
+
+def _state(state: Any, key: str, prefix: str) -> str:
+    if not state:
+        return "does not import"
+    if not state["imports"]:
+        return f"does not import: {state['error']}"
+    value = state.get(key)
+    text = ", ".join(value) if isinstance(value, list) else value
+    return f"imports, {prefix}{text}" if text else "imports, for CPU"
+
+
+def _advise_precision(report: Mapping[str, Any]) -> str:
+    if any(device.startswith("GPU") for device in report["devices"]):
+        return "train.precision=mixed_float16 is fastest on most GPUs"
+    if {"avx512_bf16", "amx_bf16"} & set(report["machine"]["cpu_features"]):
+        return "train.precision=mixed_bfloat16 is fastest on this processor"
+    return "train.precision=float32 is fastest on this processor"

@@ -1,0 +1,23 @@
+"""``facetrain report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from facetrain.cli.output import print_json, print_result
+
+
+def report(
+    run: Path = typer.Argument(..., metavar="RUN", help="Run directory, such as runs/first."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as one JSON object."),
+) -> None:
+    """Write the report of a run anew.
+
+    Its best model is evaluated once more.
+    """
+    from facetrain import experiment
+
+    result = experiment.write_run_report(run, show_progress=True)
+    (print_json if as_json else print_result)(result)

@@ -1,0 +1,57 @@
+"""``facetrain train``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+from facetrain.cli.output import note, print_json, print_result
+from facetrain.errors import InputError
+
+
+def train(
+    config: Optional[Path] = typer.Argument(None, help="Config file (YAML)."),
+    assignments: Optional[list[str]] = typer.Option(
+        None, "--set", metavar="KEY=VALUE", help="Set one value, e.g. train.epochs=3 or evaluate.0.path=pairs.txt."
+    ),
+    name: Optional[str] = typer.Option(None, "--name", help="Name of the run; by default that of the config file."),
+    resume: Optional[Path] = typer.Option(
+        None, "--resume", metavar="RUN", help="Go on with a run directory where its last checkpoint left off."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
+) -> None:
+    """Train a model, or go on training it."""
+    from facetrain import experiment
+
+    if resume is not None:
+        if config is not None or assignments or name is not None:
+            raise InputError(
+                "a resumed run goes on with its own config: give --resume RUN without a config file, --set or --name"
+            )
+        with _hint_at_resuming(resume):
+            summary = experiment.resume(resume, show_progress=True)
+    else:
+        if config is None:
+            raise InputError("give a config file (facetrain train configs/x.yaml), or --resume RUN to go on with a run")
+        from facetrain.config import load_config
+
+        # Quoted, for a name such as 2024 is text.
+        named = [] if name is None else ["name='{}'".format(name.replace("'", "''"))]
+        loaded = load_config(config, [*(assignments or []), *named])
+        with _hint_at_resuming(Path(loaded.train.runs_dir) / loaded.name):
+            summary = experiment.train(loaded, show_progress=True)
+    (print_json if as_json else print_result)(summary)
+
+
+@contextmanager
+def _hint_at_resuming(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.is_dir():
+            note(f"stopped: go on with 'facetrain train --resume {run}'")
+        raise

@@ -1,0 +1,228 @@
+"""Components from a configuration, in the order in which an image meets them."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from facetrain import heads, losses, optimizers, schedules
+from facetrain.config import Config, ResolvedStage
+from facetrain.data import augment
+from facetrain.data.cache import DecodedCache
+from facetrain.data.decoding import DecodingImages
+from facetrain.data.pipeline import build_pipeline
+from facetrain.data.sampling import EpochOrder
+from facetrain.data.sources import FaceSource, open_source, require_trainable
+from facetrain.distributed.runtime import Runtime
+from facetrain.errors import InputError
+from facetrain.evaluation.evaluators import VerificationEvaluator
+from facetrain.experiment.pairs import pair_set_of
+from facetrain.models import Contract, FaceRecognizer, build_embedding_model
+from facetrain.schedules.durations import resolve_duration
+from facetrain.training import RunDirectory, Stage, Trainer, TrainingOptions
+from facetrain.training.stages import StagedSchedule
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Training images ready to be gathered, and what must be known about them."""
+
+    images: Any
+    labels: np.ndarray
+    num_identities: int
+    fingerprint: str
+    name_of: Callable[[int], str]
+
+
+def build_runtime(config: Config) -> Runtime:
+    """Returns the devices to train on, and refuses a batch that they cannot share."""
+    runtime = Runtime.create(config.runtime.kind, devices=config.runtime.devices)
+    parts = runtime.world * runtime.num_replicas * config.train.accumulate_steps
+    if config.data.batch_size % parts:
+        raise InputError(
+            f"data.batch_size: {config.data.batch_size} images cannot be shared equally by {runtime.world} processes x "
+            f"{runtime.num_replicas} devices x train.accumulate_steps {config.train.accumulate_steps}; "
+            f"choose a multiple of {parts}"
+        )
+    return runtime
+
+
+def build_faces(config: Config, show_progress: bool) -> Faces:
+    """Opens the source of training images and its decoded cache."""
+    data = config.data
+    source = require_trainable(_open(config))
+    if data.cache == "none":
+        images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
+        return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names)
+    cache = DecodedCache.open_or_build(
+        source, data.size, data.cache_dir or default_cache_dir(), on_unreadable=data.on_unreadable, show_progress=show_progress
+    )
+
+    def name_of(index: int) -> str:
+        return source.names(int(cache.kept[index]))
+
+    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of)
+
+
+def default_cache_dir() -> Path:
+    """Returns the folder of decoded caches: below ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facetrain" / "decoded"
+
+
+def _open(config: Config) -> FaceSource:
+    data = config.data
+    if data.path is None:
+        return open_source({"kind": "synthetic", **data.synthetic.model_dump()})
+    options: dict[str, Any] = {"path": data.path}
+    if data.kind != "auto":
+        options["kind"] = data.kind
+    if data.landmarks is not None:
+        options["landmarks"] = data.landmarks
+    if data.min_images > 1:
+        options["min_images"] = data.min_images
+    return open_source(options)
+
+
+def build_evaluators(config: Config) -> list[VerificationEvaluator]:
+    """Reads the pairs of every evaluation."""
+    return [
+        VerificationEvaluator(pairs, config.data.size, flip=evaluation.flip, folds=evaluation.folds, name=pairs.name)
+        for evaluation in config.evaluate
+        for pairs in [pair_set_of(evaluation, config.data.size)]
+    ]
+
+
+def build_trainer(
+    config: Config, faces: Faces, runtime: Runtime, show_progress: bool
+) -> Callable[[RunDirectory], Trainer]:
+    """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
+    order = EpochOrder(
+        len(faces.labels), config.data.batch_size // runtime.world, config.seed, runtime.rank, runtime.world
+    )
+    augmentations = augment.build(config.data.augment)
+    options = _options(config, order, show_progress)
+    evaluators = build_evaluators(config) if runtime.is_chief else []
+    stages = _stages(config, order.steps_per_epoch)
+    schedule = _schedule(config, order.steps_per_epoch)
+    recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule)
+
+    def dataset(epoch: int, step: int) -> tf.data.Dataset:
+        return build_pipeline(
+            faces.images, faces.labels, order, augmentations, seed=config.seed, first_epoch=epoch, first_step=step
+        )
+
+    def trainer(run: RunDirectory) -> Trainer:
+        return Trainer(
+            recognizer,
+            stages,
+            dataset,
+            order,
+            faces.name_of,
+            run,
+            _contract(config),
+            evaluators,
+            schedule,
+            runtime,
+            options,
+            global_batch=config.data.batch_size,
+        )
+
+    return trainer
+
+
+def _recognizer(
+    config: Config,
+    faces: Faces,
+    runtime: Runtime,
+    loss: keras.losses.Loss,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+) -> FaceRecognizer:
+    """Builds and compiles the recogniser with freshly seeded weights."""
+    train, model = config.train, config.model
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    tf.random.set_seed(config.seed)
+    if train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with runtime.scope():
+        embedding_model = build_embedding_model(
+            model.backbone,
+            model.neck,
+            model.embedding_size,
+            input_shape=(config.data.size, config.data.size, 3),
+            precision=train.precision,
+        )
+        head = heads.get(config.head, num_classes=faces.num_identities)
+        recognizer = FaceRecognizer(embedding_model, head, model.scaling)
+        clipping = {} if train.clip_norm is None else {"global_clipnorm": train.clip_norm}
+        optimizer = optimizers.get(config.optimizer, learning_rate=schedule, **clipping)
+        recognizer.compile(
+            runtime.wrap_optimizer(optimizer),
+            loss,
+            accumulate_steps=train.accumulate_steps,
+            average_decay=train.ema,
+            jit_compile=train.jit_compile,
+        )
+    return recognizer
+
+
+def _options(config: Config, order: EpochOrder, show_progress: bool) -> TrainingOptions:
+    train = config.train
+    total = sum(_stage_steps(stage, order.steps_per_epoch) for stage in config.resolved_stages())
+
+    def steps(duration: Any) -> int:
+        if duration is None:
+            return total
+        return max(1, resolve_duration(duration, order.steps_per_epoch, config.data.batch_size))
+
+    return TrainingOptions(
+        steps_per_epoch=order.steps_per_epoch,
+        checkpoint_every=steps(train.checkpoint_every),
+        evaluate_every=steps(train.evaluate_every),
+        log_every=train.log_every,
+        keep_checkpoints=train.keep_checkpoints,
+        tensorboard=train.tensorboard,
+        show_progress=show_progress,
+    )
+
+
+def _stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
+    return max(1, round(stage.epochs * steps_per_epoch))
+
+
+def _stages(config: Config, steps_per_epoch: int) -> list[Stage]:
+    return [
+        Stage(stage.name, _stage_steps(stage, steps_per_epoch), losses.get(stage.loss), stage.freeze)
+        for stage in config.resolved_stages()
+    ]
+
+
+def _schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """One schedule over neighbouring stages that agree on it, else one after another."""
+    parts, starts, begin = [], [], 0
+    for _, group in groupby(config.resolved_stages(), key=lambda stage: repr(stage.schedule)):
+        stages = list(group)
+        length = sum(_stage_steps(stage, steps_per_epoch) for stage in stages)
+        spec = schedules.resolve(stages[0].schedule, steps_per_epoch, config.data.batch_size, length)
+        parts.append(schedules.get(spec))
+        starts.append(begin)
+        begin += length
+    return parts[0] if len(parts) == 1 else StagedSchedule(parts, starts)
+
+
+def _contract(config: Config) -> Contract:
+    return Contract(
+        input_size=config.data.size,
+        embedding_size=config.model.embedding_size,
+        scaling=config.model.scaling,
+        flip_fusion=config.evaluate[0].flip if config.evaluate else True,
+    )

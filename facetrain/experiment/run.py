@@ -1,0 +1,96 @@
+"""Training from a configuration, and going on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
+from facetrain.errors import InputError
+from facetrain.experiment.check import check
+from facetrain.files import PathLike
+
+
+def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
+    """Trains from the beginning in a new run directory.
+
+    Args:
+        config: the experiment; its ``name`` is the run's, which must not exist yet.
+        show_progress: show a bar or lines on stderr.
+    Returns:
+        summary: run directory, best model, results of the evaluation, report.
+    Raises:
+        InputError: for bad input, before anything is trained.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
+    """
+    check(config)
+    from facetrain.experiment import build
+    from facetrain.training.run_directory import RunDirectory, describe_environment
+
+    run = RunDirectory(Path(config.train.runs_dir) / config.name)
+    runtime = build.build_runtime(config)
+    if runtime.is_chief:
+        run.refuse_existing()
+    faces = build.build_faces(config, show_progress and runtime.is_chief)
+    trainer_of = build.build_trainer(config, faces, runtime, show_progress)
+    if runtime.is_chief:
+        run.create(
+            dump_yaml(config),
+            {
+                **describe_environment(),
+                "config_fingerprint": config_fingerprint(config),
+                "data_fingerprint": faces.fingerprint,
+                "images": len(faces.labels),
+                "identities": faces.num_identities,
+                "batch_size": config.data.batch_size,
+                "seed": config.seed,
+                "runtime": runtime.describe(),
+                "world": runtime.world,
+            },
+        )
+    return _finish(trainer_of(run), show_progress)
+
+
+def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
+    """Goes on with a run from its newest whole checkpoint, or from its beginning if there is none.
+
+    Returns:
+        as ``train``.
+    Raises:
+        InputError: if it is no run, or its images are no longer those it began with.
+    """
+    from facetrain.training.run_directory import RunDirectory
+
+    run = RunDirectory.open(run_dir)
+    config = load_config(run.config)
+    check(config)
+    from facetrain.experiment import build
+
+    runtime = build.build_runtime(config)
+    faces = build.build_faces(config, show_progress and runtime.is_chief)
+    manifest = run.read_manifest()
+    if manifest.get("data_fingerprint") != faces.fingerprint:
+        raise InputError(
+            f"{run.path}: expected the images the run began with ({manifest.get('images')}), received others "
+            f"({len(faces.labels)}, or changed files); restore them, or start a new run"
+        )
+    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    checkpoint = trainer.store.latest()
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return _finish(trainer, show_progress)
+
+
+def _finish(trainer: Any, show_progress: bool) -> dict[str, Any]:
+    from facetrain.experiment.reports import write_run_report
+
+    state = trainer.fit()
+    summary: dict[str, Any] = {
+        "run": str(trainer.run.path),
+        "best": str(trainer.run.best),
+        "steps": state.step,
+        "best_step": state.best_step,
+    }
+    if trainer.runtime.is_chief:
+        summary.update(write_run_report(trainer.run.path, trainer.evaluators, show_progress))
+    return summary

@@ -1,0 +1,127 @@
+"""What each command hands to the library and prints of the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from facetrain import experiment
+from facetrain.cli import main
+from facetrain.cli.compare import verdict
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replaces the library by functions that note their arguments."""
+    noted: dict[str, tuple] = {}
+    answers = {
+        "train": {"run": "runs/x", "results": {"lfw": {"accuracy": 0.5}}},
+        "resume": {"run": "runs/x"},
+        "evaluate": {"accuracy": 0.9123456789, "tar": float("nan")},
+        "compare": {"cosine": 0.5, "threshold": 0.25, "threshold_set": "lfw", "same": True},
+        "export": {"path": Path("m.tflite"), "max_difference": 1e-7},
+        "write_run_report": {"report": "runs/x/report.html"},
+    }
+
+    def fake(name):
+        def function(*args, **kwargs):
+            noted[name] = (args, kwargs)
+            return answers[name]
+
+        return function
+
+    for name in answers:
+        monkeypatch.setitem(vars(experiment), name, fake(name))
+    return noted
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {epochs: 3}\nevaluate: [{path: a.txt}]\n")
+    return str(path)
+
+
+def test_train(calls, config, capsys):
+    arguments = ["train", config, "--set", "train.epochs=5", "--set", "evaluate.0.path=b.txt", "--name", "2024"]
+    assert main(arguments) == 0
+    (loaded,), options = calls["train"]
+    assert (loaded.train.epochs, loaded.evaluate[0].path, loaded.name) == (5, "b.txt", "2024")
+    assert options == {"show_progress": True}
+    assert "results.lfw.accuracy  0.5\n" in capsys.readouterr().out
+
+
+def test_a_name_is_text_whatever_it_looks_like(calls, config, capsys):
+    assert main(["train", config, "--name", "it's"]) == 2
+    assert "'name'" in capsys.readouterr().err
+
+
+def test_resume(calls, config, capsys):
+    assert main(["train", "--resume", "runs/x", "--json"]) == 0
+    assert calls["resume"] == ((Path("runs/x"),), {"show_progress": True})
+    assert json.loads(capsys.readouterr().out) == {"run": "runs/x"}
+
+
+@pytest.mark.parametrize("extra", [["c.yaml"], ["--set", "seed=3"], ["--name", "y"]])
+def test_resume_goes_alone(calls, capsys, extra):
+    assert main(["train", "--resume", "runs/x", *extra]) == 2
+    assert "goes on with its own config" in capsys.readouterr().err
+    assert not calls
+
+
+def test_an_interrupted_run_says_how_to_go_on(calls, config, capsys, monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        (tmp_path / "c").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(vars(experiment), "train", interrupted)
+    assert main(["train", config, "--set", f"train.runs_dir={tmp_path}"]) == 130
+    assert capsys.readouterr().err.strip() == f"stopped: go on with 'facetrain train --resume {tmp_path / 'c'}'"
+
+
+def test_train_needs_a_config(calls, capsys):
+    assert main(["train"]) == 2
+    assert "give a config file" in capsys.readouterr().err
+
+
+def test_mistakes_in_the_config_are_2(calls, config, capsys):
+    assert main(["train", config, "--set", "trian.epochs=3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == ("error: unknown config key 'trian' (in --set trian.epochs=3); did you mean 'train'?\n")
+
+
+def test_evaluate(calls, capsys):
+    assert main(["evaluate", "m", "--pairs", "p.txt", "--out", "o", "--json"]) == 0
+    assert calls["evaluate"] == ((Path("m"), Path("p.txt")), {"out": Path("o"), "show_progress": True})
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"accuracy": 0.9123456789, "tar": None}
+    assert main(["evaluate", "m", "--pairs", "p.txt"]) == 0
+    assert "accuracy  0.912346\n" in capsys.readouterr().out
+
+
+def test_compare(calls, capsys):
+    assert main(["compare", "m", "a.jpg", "b.jpg"]) == 0
+    assert calls["compare"] == ((Path("m"), Path("a.jpg"), Path("b.jpg")), {})
+    assert capsys.readouterr().out == "same person: cosine 0.5000 >= threshold 0.2500 (calibrated on lfw)\n"
+    assert main(["compare", "m", "a.jpg", "b.jpg", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["same"] is True
+
+
+def test_verdicts():
+    assert verdict({"cosine": 0.1, "threshold": 0.2, "same": False}) == (
+        "different people: cosine 0.1000 < threshold 0.2000"
+    )
+    assert "no calibrated threshold" in verdict({"cosine": 0.1, "threshold": None, "same": None})
+
+
+def test_export(calls, capsys):
+    assert main(["export", "m", "--format", "tflite", "--out", "x", "--json"]) == 0
+    assert calls["export"] == ((Path("m"), "tflite"), {"out": Path("x"), "show_progress": True})
+    assert json.loads(capsys.readouterr().out) == {"path": "m.tflite", "max_difference": 1e-7}
+
+
+def test_report(calls, capsys):
+    assert main(["report", "runs/x"]) == 0
+    assert calls["write_run_report"] == ((Path("runs/x"),), {"show_progress": True})
+    assert capsys.readouterr().out == "report  runs/x/report.html\n"

@@ -1,0 +1,106 @@
+"""``facetrain doctor`` on machines that have everything, nothing, or a TensorFlow that does not start."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from facetrain.cli import environment, main
+from facetrain.cli.environment import NEEDS, PACKAGES, collect, describe_machine, judge_need, run_probe
+
+WHOLE = {
+    "devices": ["CPU: x"],
+    "tensorflow": {"imports": True, "cuda_build": None},
+    "horovod": {"imports": True, "built_with": ["gloo"]},
+}
+
+
+@pytest.fixture
+def probe(monkeypatch):
+    """Stands in for the process that imports TensorFlow."""
+
+    def arrange(**answer):
+        monkeypatch.setattr(environment, "run_probe", lambda: answer)
+
+    return arrange
+
+
+def test_every_need_is_a_known_package():
+    known = {package.module for package in PACKAGES}
+    assert all(set(need.modules) <= known for need in NEEDS)
+
+
+def test_a_complete_machine(probe, capsys):
+    probe(**WHOLE)
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("facetrain", "python", "free disk", "gloo", "tensorflow", "scripts/train_horovod.py"):
+        assert word in shown
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["python"]["version"] == ".".join(str(part) for part in sys.version_info[:3])
+    assert {row["command"] for row in report["commands"]} == {need.command for need in NEEDS}
+
+
+def test_a_tensorflow_that_does_not_start(probe, capsys):
+    probe(
+        devices=[],
+        tensorflow={"imports": False, "error": "ImportError: libcuda"},
+        horovod={"imports": False, "error": "x"},
+    )
+    assert main(["doctor", "--json"]) == 1
+    commands = {row["command"]: row for row in json.loads(capsys.readouterr().out)["commands"]}
+    assert commands["train"]["missing"] == ["tensorflow does not import: ImportError: libcuda"]
+    assert commands["align"]["ready"] and commands["show"]["ready"]
+    assert main(["doctor"]) == 1
+    assert "does not import: ImportError: libcuda" in capsys.readouterr().out
+
+
+def test_a_probe_that_dies_says_so(probe):
+    probe(devices=[])
+    commands = {row["command"]: row for row in collect()["commands"]}
+    assert commands["train"]["missing"] == ["tensorflow does not import: its import ends the process"]
+
+
+def test_missing_packages_come_with_their_remedy():
+    found = {package.module: None for package in PACKAGES}
+    (need,) = [need for need in NEEDS if need.command == "scripts/train_horovod.py"]
+    judged = judge_need(need, found, {})
+    assert not judged["ready"]
+    assert "horovod: scripts/install_horovod.sh" in judged["missing"]
+    assert "tensorflow: pip install tensorflow==2.15.1" in judged["missing"]
+
+
+def test_a_machine_without_any_of_the_packages(monkeypatch, probe, capsys):
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    probe(devices=[], tensorflow={"imports": False, "error": "none"}, horovod={"imports": False, "error": "none"})
+    assert main(["doctor"]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+def test_processor_features_are_read_from_cpuinfo(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 fma avx512_bf16\n\nprocessor\t: 1\n"
+    )
+    machine = describe_machine(cpuinfo, tmp_path)
+    assert machine["cpu"] == "Some CPU"
+    assert machine["cpu_features"] == ["avx2", "fma", "avx512_bf16"]
+    assert machine["cores"] >= 1
+    assert machine["disk_free_gb"] > 0
+    assert describe_machine(tmp_path / "none", tmp_path)["cpu_features"] == []
+
+
+def test_the_probe_survives_noise_and_death():
+    noisy = environment._PROBE.replace("import tensorflow as tf", "print('noise'); raise OSError('broken\\nmore')")
+    noisy = noisy.replace("import horovod.tensorflow as hvd", "os._exit(1)")
+    assert run_probe(noisy) == {"devices": [], "tensorflow": {"imports": False, "error": "OSError: broken"}}
+
+
+@pytest.mark.slow
+def test_the_probe_finds_this_machine():
+    report = run_probe()
+    assert report["tensorflow"]["imports"]
+    assert any(device.startswith("CPU") for device in report["devices"])
