@@ -42,7 +42,7 @@ format: $(VENV)/.locked ## put style right where a machine can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 bench: $(VENV)/.locked ## measure speed and memory
-	@$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS) || exit 1; done
 
 lock: ## bring requirements-cpu.lock up to requirements.in (UV_ARGS=--upgrade for newer versions; needs uv)
 	@uv="$$(PATH="$(CURDIR)/$(BIN):$$PATH" command -v uv)" || { echo "'make lock' needs uv: pip install uv" >&2; exit 1; }; \

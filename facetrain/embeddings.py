@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -140,14 +139,15 @@ def fc(
 
 
 def _layers() -> Any:
-    return importlib.import_module("tensorflow").keras.layers
+    from tensorflow import keras
+
+    return keras.layers
 
 
 def _dropout(x: tf.Tensor, rate: float, seed: int, dtype: Any) -> tf.Tensor:
-    if rate == 0.0:
-        return x
-    seeded = importlib.import_module("facetrain.layers.dropout").SeededDropout
-    return seeded(rate, seed=seed, dtype=dtype, name="neck_dropout")(x)
+    from facetrain.layers.dropout import SeededDropout
+
+    return x if rate == 0.0 else SeededDropout(rate, seed=seed, dtype=dtype, name="neck_dropout")(x)
 
 
 def _flatten(x: tf.Tensor, dtype: Any) -> tf.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from facetrain.errors import InputError
 from facetrain.registry import Registry
@@ -32,19 +32,22 @@ BACKBONES = Registry("backbone")
 INFO: dict[str, BackboneInfo] = {}
 
 
-def _add(name: str, target: str, description: str, parameters: int, multiply_adds: int, channels: int, paper: str) -> None:
-    BACKBONES.add(name, target, description)
-    INFO[name] = BackboneInfo(parameters, multiply_adds, (7, 7, channels), paper)
+_CHEN = "Chen et al., CCBR 2018, arXiv 1804.07573"
+_DENG = "He et al., CVPR 2016, arXiv 1512.03385; Deng et al., CVPR 2019, arXiv 1801.07698"
 
+# name (also the factory's), module, description, parameters, multiply-adds, channels, paper
+_TABLE = (
+    ("mobilefacenet", "mobilefacenet", "inverted residuals with PReLU, for phones", 861440, 217663488, 128, _CHEN),
+    ("iresnet18", "iresnet", "residual network of 18 layers, BN first", 11190656, 2597109760, 512, _DENG),
+    ("iresnet34", "iresnet", "residual network of 34 layers, BN first", 21315520, 4446797824, 512, _DENG),
+    ("iresnet50", "iresnet", "residual network of 50 layers, BN first", 30779328, 6296485888, 512, _DENG),
+    ("iresnet100", "iresnet", "residual network of 100 layers, BN first", 52376128, 12076761088, 512, _DENG),
+    ("iresnet200", "iresnet", "residual network of 200 layers, BN first", 106120320, 23406100480, 512, _DENG),
+)
 
-_ARCFACE = "Deng et al., CVPR 2019, arXiv 1801.07698"
-_add("mobilefacenet", "facetrain.backbones.mobilefacenet:mobilefacenet", "inverted residuals with PReLU, for phones",
-     861440, 0, 128, "Chen et al., CCBR 2018, arXiv 1804.07573")
-_add("iresnet18", "facetrain.backbones.iresnet:iresnet18", "residual network of 18 layers, BN first", 11190656, 0, 512, _ARCFACE)
-_add("iresnet34", "facetrain.backbones.iresnet:iresnet34", "residual network of 34 layers, BN first", 21315520, 0, 512, _ARCFACE)
-_add("iresnet50", "facetrain.backbones.iresnet:iresnet50", "residual network of 50 layers, BN first", 30779328, 0, 512, _ARCFACE)
-_add("iresnet100", "facetrain.backbones.iresnet:iresnet100", "residual network of 100 layers, BN first", 52376128, 0, 512, _ARCFACE)
-_add("iresnet200", "facetrain.backbones.iresnet:iresnet200", "residual network of 200 layers, BN first", 106120320, 0, 512, _ARCFACE)
+for _name, _module, _description, _parameters, _multiply_adds, _channels, _paper in _TABLE:
+    BACKBONES.add(_name, f"facetrain.backbones.{_module}:{_name}", _description)
+    INFO[_name] = BackboneInfo(_parameters, _multiply_adds, (7, 7, _channels), _paper)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -52,9 +55,7 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return BACKBONES.names(pattern)
 
 
-def create_backbone(
-    spec: str | Mapping[str, Any], input_shape: Sequence[int] = (112, 112, 3), **arguments: Any
-) -> Any:
+def create_backbone(spec: str | Mapping[str, Any], input_shape: Sequence[int] = (112, 112, 3), **arguments: Any) -> Any:
     """Builds a backbone as a functional ``keras.Model`` from scaled pixels to a feature map.
 
     Args:

@@ -33,7 +33,9 @@ def _layer_flops(layer: keras.layers.Layer) -> int:
 def _call_flops(layer: keras.layers.Layer, node: int) -> int:
     inputs, outputs = layer.get_input_shape_at(node), layer.get_output_shape_at(node)
     if None in (*inputs[1:], *outputs[1:]):
-        raise ValueError(f"layer {layer.name!r} has no fixed size ({inputs} -> {outputs}): build with a fixed input size")
+        raise ValueError(
+            f"layer {layer.name!r} has no fixed size ({inputs} -> {outputs}): build with a fixed input size"
+        )
     if isinstance(layer, keras.layers.SeparableConv2D):
         middle = inputs[-1] * layer.depth_multiplier
         return math.prod(outputs[1:3]) * middle * (math.prod(layer.kernel_size) + outputs[-1])

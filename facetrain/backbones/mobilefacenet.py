@@ -89,5 +89,3 @@ def _bottleneck(
 
 def _scaled(channels: int, width: float) -> int:
     return channels if width == 1.0 else max(8, int(channels * width + 4) // 8 * 8)
-
-

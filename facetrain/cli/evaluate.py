@@ -7,7 +7,8 @@ from typing import Optional
 
 import typer
 
-from facetrain.cli.output import print_json, print_result
+from facetrain.cli.output import print_json, print_text
+from facetrain.cli.verification import print_verification
 
 
 def evaluate(
@@ -23,4 +24,9 @@ def evaluate(
     from facetrain import experiment
 
     numbers = experiment.evaluate(model, pairs, out=out, show_progress=True)
-    (print_json if as_json else print_result)(numbers)
+    if as_json:
+        print_json(numbers)
+        return
+    print_verification({numbers["set"]: numbers})
+    if "report" in numbers:
+        print_text(f"report: {numbers['report']}")

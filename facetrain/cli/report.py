@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from facetrain.cli.output import print_json, print_result
+from facetrain.cli.output import print_json, print_text
+from facetrain.cli.verification import print_verification
 
 
 def report(
@@ -20,4 +21,8 @@ def report(
     from facetrain import experiment
 
     result = experiment.write_run_report(run, show_progress=True)
-    (print_json if as_json else print_result)(result)
+    if as_json:
+        print_json(result)
+        return
+    print_verification(result["results"])
+    print_text(f"report: {result['report']}")

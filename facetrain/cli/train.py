@@ -9,7 +9,8 @@ from typing import Optional
 
 import typer
 
-from facetrain.cli.output import note, print_json, print_result
+from facetrain.cli.output import note, print_json, print_result, print_text
+from facetrain.cli.verification import print_verification
 from facetrain.errors import InputError
 
 
@@ -44,7 +45,14 @@ def train(
         loaded = load_config(config, [*(assignments or []), *named])
         with _hint_at_resuming(Path(loaded.train.runs_dir) / loaded.name):
             summary = experiment.train(loaded, show_progress=True)
-    (print_json if as_json else print_result)(summary)
+    if as_json:
+        print_json(summary)
+        return
+    results = summary.pop("results", {})
+    print_result(summary)
+    if results:
+        print_text("")
+        print_verification(results)
 
 
 @contextmanager

@@ -85,8 +85,6 @@ class StageConfig(Section):
     name: Optional[str] = Field(None, description="Name of the stage in logs; null means its number.")
     epochs: float = Field(gt=0, description="Length of the stage in epochs, fractions allowed.")
     loss: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level loss, or another loss.")
-    head: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level head.")
-    optimizer: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level optimizer.")
     schedule: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level schedule.")
     freeze: list[str] = Field(default_factory=list, description="Shell patterns of variables that do not train.")
 
@@ -103,7 +101,6 @@ class TrainConfig(Section):
     clip_norm: Optional[float] = Field(None, gt=0, description="Largest global norm of the gradient; null is off.")
     ema: Optional[float] = Field(None, gt=0, lt=1, description="Decay of averaged weights; null is off.")
     deterministic: bool = Field(False, description="Only reproducible kernels; slower on GPUs.")
-    steps_per_epoch: Optional[int] = Field(None, ge=1, description="Updates an epoch; null means all images once.")
     checkpoint_every: Duration = Field("1 epoch", description="Distance of checkpoints.")
     keep_checkpoints: int = Field(3, ge=1, description="Number of newest checkpoints that are kept.")
     evaluate_every: Optional[Duration] = Field("1 epoch", description="Distance of evaluations; null: at the end.")
@@ -145,8 +142,6 @@ class ResolvedStage(NamedTuple):
     name: str
     epochs: float
     loss: dict[str, Any]
-    head: dict[str, Any]
-    optimizer: dict[str, Any]
     schedule: dict[str, Any]
     freeze: tuple[str, ...]
 
@@ -192,7 +187,7 @@ class Config(Section):
         return self
 
     def resolved_stages(self) -> list[ResolvedStage]:
-        """Returns the stages of training, at least one, each with complete loss, head, optimizer and schedule."""
+        """Returns the stages of training, at least one, each with complete loss and schedule."""
         # Validation made sure that epochs are known where there are no stages.
         stages = self.stages or [StageConfig(epochs=float(self.train.epochs or 0))]
         return [
@@ -200,8 +195,6 @@ class Config(Section):
                 name=stage.name or f"stage{number}",
                 epochs=stage.epochs,
                 loss=merge_spec(self.loss, stage.loss or {}),
-                head=merge_spec(self.head, stage.head or {}),
-                optimizer=merge_spec(self.optimizer, stage.optimizer or {}),
                 schedule=merge_spec(self.schedule, stage.schedule or {}),
                 freeze=tuple(stage.freeze),
             )

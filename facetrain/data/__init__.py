@@ -11,10 +11,13 @@ _HOMES = {
     "EpochOrder": "sampling",
     "FaceSource": "sources",
     "FolderSource": "sources",
+    "RecordSource": "record_source",
     "SyntheticSource": "sources",
     "SOURCES": "sources",
     "build_pipeline": "pipeline",
+    "describe": "pack",
     "open_source": "sources",
+    "pack_folder": "pack",
     "require_trainable": "sources",
 }
 

@@ -172,8 +172,8 @@ def _from_identity_records(reader: RecordIOReader) -> _Found | None:
         return None
     # Counted in lines of the index, from which damaged images may have been taken.
     edges = np.searchsorted(keys, np.append(ranges[:, 0], ranges[-1, 1]))
-    labels = _labels_of_ranges(reader, rows, edges[:-1], edges[1:])
-    return None if labels is None else (rows[first:behind], labels, np.diff(edges))
+    labels, counts = _labels_of_ranges(reader, rows, edges[:-1], edges[1:]), np.diff(edges)
+    return None if labels is None else (rows[first:behind], labels[counts > 0], counts[counts > 0])
 
 
 def _labels_of_ranges(

@@ -12,7 +12,8 @@ import numpy as np
 
 from facetrain.errors import InputError
 from facetrain.evaluation.pair_set import PairSet
-from facetrain.evaluation.safe_pickle import PickledArray, PickleError, safe_loads
+from facetrain.evaluation.pickle_scan import PickleError
+from facetrain.evaluation.safe_pickle import PickledArray, safe_loads
 from facetrain.files import PathLike, atomic_path
 from facetrain.images import ImageError, decode_image
 

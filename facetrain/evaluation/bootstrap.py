@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from facetrain.evaluation.verification import check_scores, far_label, fold_numbers
+from facetrain.evaluation.metrics import check_scores, far_label, fold_numbers
 
 _CELLS_AT_ONCE = 2_000_000
 

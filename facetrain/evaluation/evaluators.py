@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 
 from facetrain.evaluation.embeddings import EmbedFunction, decode_images, extract_embeddings, pair_scores
+from facetrain.evaluation.metrics import fold_numbers
 from facetrain.evaluation.pair_set import PairSet
 from facetrain.evaluation.pairs import load_pairs
 from facetrain.evaluation.verification import (
     DEFAULT_FAR_TARGETS,
     VerificationResult,
-    fold_numbers,
     verification_report,
 )
 from facetrain.files import PathLike

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from facetrain.evaluation.verification import VerificationResult, far_label, roc_curve
+from facetrain.evaluation.metrics import far_label, roc_curve
+from facetrain.evaluation.verification import VerificationResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import facetrain
+from facetrain import __version__
+from facetrain.evaluation.metrics import far_label
 from facetrain.evaluation.pair_set import PairSet
 from facetrain.evaluation.plots import roc_plot, score_plot, training_plot
-from facetrain.evaluation.verification import VerificationResult, far_label
+from facetrain.evaluation.verification import VerificationResult
 from facetrain.files import PathLike, atomic_path
 from facetrain.images import ImageError, decode_image, encode_jpeg
 
@@ -68,7 +69,7 @@ def write_report(
         plots[f"scores_{name}"] = lambda theme, result=result: score_plot(result, theme)
     page = _environment().from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
-        version=facetrain.__version__,
+        version=__version__,
         plots={name: _plot_files(path.parent / PLOT_FOLDER, name, draw) for name, draw in plots.items()},
         training=_training_facts(history),
         results=results,

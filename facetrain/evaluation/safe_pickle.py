@@ -11,32 +11,14 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 from math import prod
 from typing import Any
 
 import numpy as np
 
-_ALLOWED_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 STRING BINSTRING "
-    "SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
-    "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET "
-    "LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD".split()
-)
-_OPCODES = {ord(op.code): op for op in pickletools.opcodes}
-_LINES = {"GLOBAL": 2}
-_LENGTH_BYTES = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
-_MAX_NUMBER_TEXT = 32
+from facetrain.evaluation.pickle_scan import PickleError, scan_pickle
+
 _DTYPES = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8".split())
-
-
-class PickleError(ValueError):
-    """A pickle that is damaged, or asks for more than lists of images hold; the message is the end of a sentence."""
 
 
 def safe_loads(data: bytes) -> Any:
@@ -53,7 +35,7 @@ def safe_loads(data: bytes) -> Any:
     Raises:
         PickleError: for everything else; nothing the file names has been imported or called.
     """
-    end = _scan(data)
+    end = scan_pickle(data)
     if end != len(data):
         raise PickleError(f"it goes on for {len(data) - end} bytes after its end")
     try:
@@ -65,61 +47,6 @@ def safe_loads(data: bytes) -> Any:
         MemoryError, RecursionError,
     ) as error:  # fmt: skip
         raise PickleError(f"it is damaged ({error})") from error
-
-
-def _scan(data: bytes) -> int:
-    """Walks over all instructions without running them; returns the position after the last."""
-    if not data:
-        raise PickleError("it is empty")
-    position, count = 0, 0
-    while position < len(data):
-        opcode = _OPCODES.get(data[position])
-        if opcode is None:
-            raise PickleError(f"it is no pickle, or a damaged one (byte {data[position]} at position {position})")
-        if opcode.name not in _ALLOWED_OPCODES:
-            raise PickleError(
-                f"it holds a {opcode.name} instruction at position {position}, which lists of images never need; "
-                "such files can run code, so it was not opened"
-            )
-        start = position + 1
-        position = _argument_end(data, start, opcode)
-        _check_number(data[start:position], opcode.name, count)
-        count += 1
-        if opcode.name == "STOP":
-            return position
-    raise PickleError(f"it is cut short after {len(data)} bytes")
-
-
-def _argument_end(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> int:
-    if opcode.arg is None:
-        return start
-    width = opcode.arg.n
-    if width == pickletools.UP_TO_NEWLINE:
-        end = start
-        for _ in range(_LINES.get(opcode.name, 1)):
-            end = data.find(b"\n", end) + 1
-            if not end:
-                raise PickleError(f"it is cut short within an instruction at position {start - 1}")
-        return end
-    if width < 0:
-        start += _LENGTH_BYTES[width]
-        width = int.from_bytes(data[start - _LENGTH_BYTES[width] : start], "little")
-    if width > len(data) - start:
-        raise PickleError(
-            f"it is cut short: position {start} announces {width} bytes, {max(len(data) - start, 0)} are left"
-        )
-    return start + width
-
-
-def _check_number(argument: bytes, name: str, count: int) -> None:
-    if name in ("INT", "LONG", "LONG1", "PUT", "GET") and len(argument) > _MAX_NUMBER_TEXT:
-        raise PickleError(f"it holds a number of {len(argument)} bytes")
-    if name in ("PUT", "BINPUT", "LONG_BINPUT"):
-        text = argument.strip()
-        slot = int(text) if name == "PUT" and text.isdigit() else int.from_bytes(argument, "little")
-        # Picklers number their slots one by one; the reader would reserve memory for all slots below.
-        if slot > count:
-            raise PickleError(f"it claims memory slot {slot} after {count} instructions")
 
 
 class PickledArray:

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "check": "check",
+    "check": "preflight",
     "compare": "use",
     "evaluate": "use",
     "export": "use",

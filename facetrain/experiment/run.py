@@ -7,7 +7,7 @@ from typing import Any
 
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
 from facetrain.errors import InputError
-from facetrain.experiment.check import check
+from facetrain.experiment.preflight import check
 from facetrain.files import PathLike
 
 

@@ -17,7 +17,7 @@ from facetrain.files import PathLike
 from facetrain.images import scale_pixels
 from facetrain.models.contract import CONTRACT_FILE, Contract
 
-_MARK = "saved_model.pb"
+_OWN_FILES = frozenset({"saved_model.pb", "fingerprint.pb", "variables", "assets", CONTRACT_FILE})
 
 
 class SavedModelExporter:
@@ -34,10 +34,9 @@ class SavedModelExporter:
     lowest_cosine = 0.9999
 
     def target(self, out: Path) -> Path:
-        """Returns the folder to write: ``out`` itself, or ``saved_model`` in it if it is a folder of other things."""
-        if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
-            return out / self.default_name
-        return out
+        """Returns the folder to write: ``out``, or ``saved_model`` in it if ``out`` holds anything but a SavedModel."""
+        holds_other_things = out.is_dir() and any(path.name not in _OWN_FILES for path in out.iterdir())
+        return out / self.default_name if holds_other_things else out
 
     def write(self, model: keras.Model, contract: Contract, path: Path) -> None:
         """Writes the model into the empty folder ``path``."""

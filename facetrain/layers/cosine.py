@@ -31,7 +31,8 @@ class CosineDense(keras.layers.Layer):
     """Cosine of each embedding with each class centre.
 
     Both sides are normalised here, so the embedding that comes in may have any length. Computes in float32 (float64
-    if asked for by ``dtype``) under every precision policy, because a margin needs the last digits of a cosine near one.
+    if ``dtype`` asks for it) under every precision policy, because a margin needs the last digits of a cosine near
+    one.
     Reference: Wang et al., NormFace, ACM MM 2017, arXiv 1704.06369.
 
     Args:
@@ -47,12 +48,11 @@ class CosineDense(keras.layers.Layer):
 
     def __init__(self, num_classes: int, centres_initializer: Any = None, **kwargs: Any):
         # A half-precision policy, global or given, must not reach this layer: only float64 is taken over.
-        wanted = keras.mixed_precision.Policy(kwargs.pop("dtype")) if isinstance(kwargs.get("dtype"), str) else None
-        wanted = wanted or kwargs.pop("dtype", None)
-        kwargs["dtype"] = "float64" if getattr(wanted, "compute_dtype", None) == "float64" else "float32"
-        super().__init__(**kwargs)
+        wanted = kwargs.pop("dtype", None)
+        is_double = wanted is not None and keras.layers.Layer(dtype=wanted).compute_dtype == "float64"
+        super().__init__(dtype="float64" if is_double else "float32", **kwargs)
         if isinstance(num_classes, bool) or int(num_classes) != num_classes or num_classes < 1:
-            raise InputError(f"num_classes of CosineDense must be a whole number of at least 1, received {num_classes!r}")
+            raise InputError(f"num_classes must be a whole number of at least 1, received {num_classes!r}")
         self.num_classes = int(num_classes)
         default = keras.initializers.RandomNormal(stddev=0.01)
         self.centres_initializer = keras.initializers.get(centres_initializer) or default

@@ -55,9 +55,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int, padding:
     return convolve(images, kernel)
 
 
-def _gradient_padding(
-    images: tf.TensorShape, kernel: tf.TensorShape, stride: int, padding: str
-) -> Optional[list[int]]:
+def _gradient_padding(images: tf.TensorShape, kernel: tf.TensorShape, stride: int, padding: str) -> Optional[list[int]]:
     """Padding that makes the turned convolution of the spread gradient as large as the images; None if none does."""
     pads = [0, 0]
     for size, taps in zip(images[1:3], kernel[:2]):

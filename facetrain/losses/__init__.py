@@ -13,11 +13,10 @@ LOSSES.add("norm_softmax", "facetrain.losses.margin_softmax:NormSoftmax", "softm
 LOSSES.add("arcface", "facetrain.losses.margin_softmax:ArcFace", "additive angular margin, cos(theta + m)")
 LOSSES.add("cosface", "facetrain.losses.margin_softmax:CosFace", "additive cosine margin, cos(theta) - m")
 LOSSES.add("sphereface", "facetrain.losses.margin_softmax:SphereFace", "multiplicative angular margin, cos(m * theta)")
-LOSSES.add(
-    "combined_margin", "facetrain.losses.margin_softmax:CombinedMargin", "all three, cos(m1 * theta + m2) - m3"
-)
+LOSSES.add("combined_margin", "facetrain.losses.margin_softmax:CombinedMargin", "all three, cos(m1 * theta + m2) - m3")
 
 _HOME = {
+    "AngularMarginLoss": "margin_softmax",
     "ArcFace": "margin_softmax",
     "CombinedMargin": "margin_softmax",
     "CosFace": "margin_softmax",

@@ -60,14 +60,14 @@ class MarginLoss(keras.losses.Loss, tf.__internal__.tracking.AutoTrackable):
     Args:
         scale: factor of the cosines, above 0. ``loss.scale = 32.0`` changes it between steps without retracing.
         label_smoothing: share of the label spread evenly over all classes, in [0, 1).
-        name: name of the loss.
+        name: name of the loss; the class's name in lower case by default.
     Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines.
     Returns: [B] float32, one loss per example.
     Raises: InputError if an argument is outside its range.
     """
 
     def __init__(self, scale: float = 64.0, label_smoothing: float = 0.0, name: str | None = None):
-        super().__init__(reduction=keras.losses.Reduction.NONE, name=name)
+        super().__init__(reduction=keras.losses.Reduction.NONE, name=name or type(self).__name__.lower())
         if not 0.0 <= label_smoothing < 1.0:
             raise InputError(f"label_smoothing must be in [0, 1), received {label_smoothing!r}")
         self.label_smoothing = float(label_smoothing)
@@ -134,8 +134,29 @@ class NormSoftmax(MarginLoss):
         return target_cosine
 
 
+class AngularMarginLoss(MarginLoss):
+    """A MarginLoss whose angle may pass pi, with the two choices that this brings.
+
+    Args:
+        beyond: how to go on where the angle with its margin exceeds pi: ``"cosface"``, ``"mirror"`` or ``"none"``; see
+            ``margins.combined_margin``.
+        backward: ``"exact"``, or ``"straight_through"``: the gradient ignores the margin's slope.
+        scale, label_smoothing, name: as in MarginLoss.
+    Raises: InputError if an argument is outside its range.
+    """
+
+    def __init__(self, beyond: str, backward: str, scale: float, label_smoothing: float, name: str | None):
+        super().__init__(scale=scale, label_smoothing=label_smoothing, name=name)
+        self.beyond = _checked_choice("beyond", beyond, BEYOND)
+        self.backward = _checked_choice("backward", backward, BACKWARD)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "beyond": self.beyond, "backward": self.backward}
+
+
 @serializable
-class CombinedMargin(MarginLoss):
+class CombinedMargin(AngularMarginLoss):
     """Replaces the cosine with the own class by cos(m1 * theta + m2) - m3.
 
     Reference: Deng et al., ArcFace, CVPR 2019, arXiv 1801.07698, equation 4.
@@ -163,12 +184,10 @@ class CombinedMargin(MarginLoss):
         label_smoothing: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(scale=scale, label_smoothing=label_smoothing, name=name)
+        super().__init__(beyond, backward, scale, label_smoothing, name)
         self.m1 = _checked("m1", m1, 0.0, math.inf, open_low=True)
         self.m2 = _checked("m2", m2, 0.0, math.pi)
         self.m3 = _checked("m3", m3, 0.0, 2.0)
-        self.beyond = _checked_choice("beyond", beyond, BEYOND)
-        self.backward = _checked_choice("backward", backward, BACKWARD)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(m1 * theta + m2) - m3."""
@@ -176,12 +195,11 @@ class CombinedMargin(MarginLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        own = {"m1": self.m1, "m2": self.m2, "m3": self.m3, "beyond": self.beyond, "backward": self.backward}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "m1": self.m1, "m2": self.m2, "m3": self.m3}
 
 
 @serializable
-class ArcFace(MarginLoss):
+class ArcFace(AngularMarginLoss):
     """Additive angular margin: replaces the cosine with the own class by cos(theta + margin).
 
     Reference: Deng et al., CVPR 2019, arXiv 1801.07698.
@@ -205,10 +223,8 @@ class ArcFace(MarginLoss):
         label_smoothing: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(scale=scale, label_smoothing=label_smoothing, name=name)
+        super().__init__(beyond, backward, scale, label_smoothing, name)
         self.margin = _checked("margin", margin, 0.0, math.pi / 2)
-        self.beyond = _checked_choice("beyond", beyond, BEYOND)
-        self.backward = _checked_choice("backward", backward, BACKWARD)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(theta + margin)."""
@@ -216,8 +232,7 @@ class ArcFace(MarginLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        own = {"margin": self.margin, "beyond": self.beyond, "backward": self.backward}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "margin": self.margin}
 
 
 @serializable
@@ -236,7 +251,7 @@ class CosFace(MarginLoss):
     def __init__(
         self, margin: float = 0.35, scale: float = 64.0, label_smoothing: float = 0.0, name: str | None = None
     ):
-        super().__init__(scale=scale, label_smoothing=label_smoothing, name=name)
+        super().__init__(scale, label_smoothing, name)
         self.margin = _checked("margin", margin, 0.0, 2.0)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -249,7 +264,7 @@ class CosFace(MarginLoss):
 
 
 @serializable
-class SphereFace(MarginLoss):
+class SphereFace(AngularMarginLoss):
     """Multiplicative angular margin: replaces the cosine with the own class by cos(margin * theta), continued falling.
 
     Reference: Liu et al., CVPR 2017, arXiv 1704.08063, on normalised embeddings as in Liu et al., SphereFace
@@ -273,10 +288,8 @@ class SphereFace(MarginLoss):
         label_smoothing: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(scale=scale, label_smoothing=label_smoothing, name=name)
+        super().__init__(beyond, backward, scale, label_smoothing, name)
         self.margin = _checked("margin", margin, 1.0, math.inf)
-        self.beyond = _checked_choice("beyond", beyond, BEYOND)
-        self.backward = _checked_choice("backward", backward, BACKWARD)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(margin * theta), continued."""
@@ -284,8 +297,7 @@ class SphereFace(MarginLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        own = {"margin": self.margin, "beyond": self.beyond, "backward": self.backward}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "margin": self.margin}
 
 
 def _checked(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:

@@ -12,17 +12,31 @@ from facetrain.cli import main
 from facetrain.cli.compare import verdict
 
 
+NUMBERS = {
+    "num_pairs": 3000,
+    "accuracy": 0.9123456789,
+    "accuracy_std": 0.01,
+    "best_threshold_accuracy": 0.92,
+    "auc": 0.97,
+    "eer": 0.08,
+    "threshold": 0.31,
+    "intervals": {"accuracy": [0.9, 0.925]},
+    "tar_at_far": {"1e-1": 0.9, "1e-2": 0.7, "1e-3": 0.4, "1e-4": None},
+}
+ROW = "lfw   3000    0.9123 +- 0.0100  0.9000 to 0.9250          0.9200  0.9700  0.0800  0.4000 @ 1e-3     0.3100"
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Replaces the library by functions that note their arguments."""
     noted: dict[str, tuple] = {}
     answers = {
-        "train": {"run": "runs/x", "results": {"lfw": {"accuracy": 0.5}}},
+        "train": {"run": "runs/x", "results": {"lfw": NUMBERS}},
         "resume": {"run": "runs/x"},
-        "evaluate": {"accuracy": 0.9123456789, "tar": float("nan")},
+        "evaluate": {"set": "lfw", **NUMBERS},
         "compare": {"cosine": 0.5, "threshold": 0.25, "threshold_set": "lfw", "same": True},
         "export": {"path": Path("m.tflite"), "max_difference": 1e-7},
-        "write_run_report": {"report": "runs/x/report.html"},
+        "write_run_report": {"results": {"lfw": NUMBERS}, "report": "runs/x/report.html"},
     }
 
     def fake(name):
@@ -50,7 +64,8 @@ def test_train(calls, config, capsys):
     (loaded,), options = calls["train"]
     assert (loaded.train.epochs, loaded.evaluate[0].path, loaded.name) == (5, "b.txt", "2024")
     assert options == {"show_progress": True}
-    assert "results.lfw.accuracy  0.5\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "run  runs/x" and printed[-1] == ROW
 
 
 def test_a_name_is_text_whatever_it_looks_like(calls, config, capsys):
@@ -95,9 +110,9 @@ def test_mistakes_in_the_config_are_2(calls, config, capsys):
 def test_evaluate(calls, capsys):
     assert main(["evaluate", "m", "--pairs", "p.txt", "--out", "o", "--json"]) == 0
     assert calls["evaluate"] == ((Path("m"), Path("p.txt")), {"out": Path("o"), "show_progress": True})
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"accuracy": 0.9123456789, "tar": None}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {**json.loads(json.dumps(NUMBERS)), "set": "lfw"}
     assert main(["evaluate", "m", "--pairs", "p.txt"]) == 0
-    assert "accuracy  0.912346\n" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == ROW
 
 
 def test_compare(calls, capsys):
@@ -124,4 +139,4 @@ def test_export(calls, capsys):
 def test_report(calls, capsys):
     assert main(["report", "runs/x"]) == 0
     assert calls["write_run_report"] == ((Path("runs/x"),), {"show_progress": True})
-    assert capsys.readouterr().out == "report  runs/x/report.html\n"
+    assert capsys.readouterr().out.splitlines()[1:] == [ROW, "report: runs/x/report.html"]

@@ -19,9 +19,10 @@ WHOLE = {
 
 @pytest.fixture
 def probe(monkeypatch):
-    """Stands in for the process that imports TensorFlow."""
+    """Stands in for the process that imports TensorFlow, where every package is installed."""
 
     def arrange(**answer):
+        monkeypatch.setattr(environment, "_version", lambda package: "1.0")
         monkeypatch.setattr(environment, "run_probe", lambda: answer)
 
     return arrange
@@ -64,6 +65,22 @@ def test_a_probe_that_dies_says_so(probe):
     assert commands["train"]["missing"] == ["tensorflow does not import: its import ends the process"]
 
 
+def test_versions_name_who_provides_them(monkeypatch):
+    versions = {"tensorflow-cpu": "2.15.1", "numpy": "1.26.4"}
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: object())
+
+    def version(name):
+        if name not in versions:
+            raise environment.importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(environment.importlib.metadata, "version", version)
+    found = collect(probe=False)["packages"]
+    assert found["tensorflow"] == "2.15.1 (tensorflow-cpu)"
+    assert found["numpy"] == "1.26.4"
+    assert found["cv2"] == "of unknown version"
+
+
 def test_missing_packages_come_with_their_remedy():
     found = {package.module: None for package in PACKAGES}
     (need,) = [need for need in NEEDS if need.command == "scripts/train_horovod.py"]
@@ -73,9 +90,9 @@ def test_missing_packages_come_with_their_remedy():
     assert "tensorflow: pip install tensorflow==2.15.1" in judged["missing"]
 
 
-def test_a_machine_without_any_of_the_packages(monkeypatch, probe, capsys):
+def test_a_machine_without_any_of_the_packages(monkeypatch, capsys):
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
-    probe(devices=[], tensorflow={"imports": False, "error": "none"}, horovod={"imports": False, "error": "none"})
+    monkeypatch.setattr(environment, "run_probe", lambda: {"devices": []})
     assert main(["doctor"]) == 1
     assert "missing" in capsys.readouterr().out
 

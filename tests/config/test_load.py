@@ -150,7 +150,7 @@ def test_stages_are_resolved():
     assert (first.name, first.epochs, first.loss) == ("stage1", 2.0, {"name": "arcface", "margin": 0.5, "scale": 16})
     assert (last.name, last.epochs, last.loss) == ("last", 0.5, {"name": "norm_softmax"})
     assert last.freeze == ("*/bn*",)
-    assert first.optimizer == config.optimizer
+    assert first.schedule == config.schedule
 
 
 def test_without_stages_there_is_one():

@@ -299,6 +299,11 @@ def check_readable(path: Path, expected) -> int:
     return refused
 
 
+def replace(path: Path, data: bytes) -> None:
+    path.unlink()  # some file systems write a file through to the disk when it is cut and written again
+    path.write_bytes(data)
+
+
 def consume(reader: RecordIOReader) -> None:
     try:
         for _ in reader:
@@ -328,7 +333,7 @@ def fuzz_in_one_place(path: Path, rng: np.random.Generator, rounds: int) -> int:
         if rng.integers(8) == 0:
             del data[rng.integers(len(data) + 1) :]
         damaged = bytes(data)
-        path.write_bytes(damaged)
+        replace(path, damaged)
 
         def expected(row: int, content: bytes, damaged: bytes = damaged) -> bytes:
             whole = MARK_BYTES.join(damaged[part] for part in spans[row])
@@ -350,7 +355,7 @@ def fuzz_everywhere(path: Path, rng: np.random.Generator, rounds: int, changes: 
         places = rng.choice(frames if number % 2 else len(data), changes)
         data[places] = rng.choice([rng.integers(256), 0, 1, 255, data[places[0]] ^ 32], changes)
         damaged = data.tobytes()
-        path.write_bytes(damaged)
+        replace(path, damaged)
         refused += check_readable(path, lambda row, _, damaged=damaged: slow_read(damaged, offsets[row]))
     return refused
 

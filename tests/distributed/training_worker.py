@@ -1,7 +1,8 @@
 """A small training that the tests start under every kind of runtime; writes what it ended with, and nothing else.
 
-    python -m tests.distributed.training_worker KIND OUT.npz [fp16] [groups] [scaled]
+    python -m tests.distributed.training_worker KIND FOLDER VARIANT...
 
+A variant is "plain", "moving" or some of "fp16", "groups", "scaled" joined by "+"; it writes FOLDER/VARIANT.npz.
 All ranks and replicas together see the same 16 examples in each of 20 steps, whatever their number.
 """
 
@@ -39,10 +40,19 @@ def share(step: int, rank: int, world: int) -> dict[str, np.ndarray]:
     return {key: value[rank * BATCH // world : (rank + 1) * BATCH // world] for key, value in batch.items()}
 
 
-def main(kind: str, out: str, *flags: str) -> None:
-    devices = ["CPU:0", "CPU:1"] if kind == "mirrored" else None
-    options = {"compression": "fp16"} if "fp16" in flags else {"gradient_groups": 2} if "groups" in flags else {}
-    runtime = Runtime.create(kind, devices=devices, **options)
+def moving_statistics(runtime: Runtime) -> dict[str, np.ndarray]:
+    """Returns a moving mean before and after it is averaged over ranks, and how many variables were."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(momentum=0.5)])
+    model(tf.fill((4, 3), 1.0 + runtime.rank), training=True)
+    before = runtime.all_gather(model.layers[0].moving_mean.numpy()[np.newaxis])
+    count = runtime.sync_moving_statistics(model)
+    after = runtime.all_gather(model.layers[0].moving_mean.numpy()[np.newaxis])
+    variances = runtime.all_gather(model.layers[0].moving_variance.numpy()[np.newaxis])
+    return {"before": before, "after": after, "count": count, "variances": variances}
+
+
+def train(runtime: Runtime, flags: list[str]) -> dict[str, np.ndarray]:
+    """Returns the weights and optimiser state at the end of a training, and what the ranks say of themselves."""
     with runtime.scope():
         model = build_model()
         optimizer = optimizers.get(
@@ -81,13 +91,28 @@ def main(kind: str, out: str, *flags: str) -> None:
     assert len(loss) == STEPS
     weights = np.concatenate([np.ravel(v.numpy()) for v in model.trainable_variables])
     slots = np.concatenate([np.ravel(v.numpy()).astype(np.float32) for v in list(optimizer.variables)])
-    everyone = runtime.all_gather(weights[np.newaxis])
-    ranks = runtime.all_gather(np.full(runtime.rank + 1, runtime.rank))
     mean = runtime.all_mean({"rank": float(runtime.rank), "loss": loss[0]})
     runtime.barrier()
-    if runtime.is_chief:
-        np.savez(out, weights=weights, slots=slots, everyone=everyone, ranks=ranks, world=runtime.world,
-                 mean_rank=mean["rank"], mean_loss=mean["loss"], kind=runtime.describe()["kind"])  # fmt: skip
+    return {
+        "weights": weights,
+        "slots": slots,
+        "everyone": runtime.all_gather(weights[np.newaxis]),
+        "ranks": runtime.all_gather(np.full(runtime.rank + 1, runtime.rank)),
+        "world": runtime.world,
+        "kind": runtime.kind,
+        "mean_rank": mean["rank"],
+        "mean_loss": mean["loss"],
+    }
+
+
+def main(kind: str, folder: str, *variants: str) -> None:
+    for variant in variants:
+        flags = variant.split("+")
+        options = {"compression": "fp16"} if "fp16" in flags else {"gradient_groups": 2} if "groups" in flags else {}
+        runtime = Runtime.create(kind, devices=["CPU:0", "CPU:1"] if kind == "mirrored" else None, **options)
+        result = moving_statistics(runtime) if variant == "moving" else train(runtime, flags)
+        if runtime.is_chief:
+            np.savez(f"{folder}/{variant}.npz", **result)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 
 from facetrain.evaluation import bootstrap_intervals, verification_report
 from facetrain.evaluation.bootstrap import _Sorted
-from facetrain.evaluation.verification import auc, equal_error_rate, fold_numbers, roc_curve, tar_at_far
+from facetrain.evaluation.metrics import auc, equal_error_rate, fold_numbers, roc_curve, tar_at_far
 
 
 def draw(count=300, shift=1.0, seed=0, ties=False):

@@ -4,15 +4,14 @@ import builtins
 import io
 import os
 import pickle
-import struct
-import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facetrain.evaluation.safe_pickle import PickledArray, PickleError, safe_loads
+from facetrain.evaluation.pickle_scan import PickleError
+from facetrain.evaluation.safe_pickle import PickledArray, safe_loads
 
 LEAVES = st.one_of(st.binary(max_size=300), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=20))
 VALUES = st.recursive(
@@ -101,31 +100,6 @@ def test_a_refused_alteration_leaves_nothing_behind_for_the_next_file():
     with pytest.raises(PickleError):
         safe_loads(HOSTILE["alters a function"]())
     assert safe_loads(honest) == [b"\xff\x00"]
-
-
-BOMBS = {
-    "length": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"abc.",
-    "negative length": b"\x80\x02T" + struct.pack("<i", -5) + b"abc.",
-    "frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 50) + b"].",
-    "memory slot": b"\x80\x02]r" + struct.pack("<I", 0xFFFFFFF0) + b".",
-    "memory slot in text": b"(lp4000000000\n.",
-    "number": b"L" + b"9" * 100_000 + b"L\n.",
-    "array": pickle.dumps(np.zeros(2, np.uint8), 2).replace(b"(K\x01K\x02\x85", b"(K\x01J\xff\xff\xff\x7f\x85"),
-    # One megabyte of text, to be turned into bytes a thousand times over.
-    "unfolding": b"\x80\x04\x8c\x07_codecs\x8c\x06encode\x93\x94X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
-    + b"\x94\x8c\x06latin1\x94](" + b"h\x00h\x01h\x02\x86R" * 1000 + b"e.",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", sorted(BOMBS))
-def test_files_that_claim_more_memory_than_they_have_are_refused(kind):
-    tracemalloc.start()
-    try:
-        with pytest.raises(PickleError):
-            safe_loads(BOMBS[kind])
-        assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    finally:
-        tracemalloc.stop()
 
 
 def test_deep_nesting_neither_crashes_nor_hangs():

@@ -16,7 +16,7 @@ def contract(**values) -> Contract:
 
 
 def tiny_model(precision: str = "float32", seed: int = 0) -> keras.Model:
-    """Returns a functional model with a nested one, PReLU, batch normalisation of non-trivial statistics and dropout."""
+    """Returns a functional model with a nested one, PReLU, batch normalisation with statistics, and dropout."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(precision)
     try:

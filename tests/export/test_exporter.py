@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,11 +55,11 @@ def test_tflite_takes_pixels_and_has_its_scaling_inside(model, tflite):
     assert returned["shape"].tolist() == [1, DIMENSION]
 
 
-def test_contract_is_inside_and_beside(saved_model, tflite, tmp_path):
+def test_contract_is_inside_and_beside(saved_model, tflite):
     assert read_savedmodel_contract(saved_model.path) == contract().to_dict()
     expected = contract(scaling="zero_one_255").to_dict()
     assert read_tflite_contract(tflite.path) == expected
-    assert json.loads(open(tflite.path[: -len("tflite")] + "json", encoding="utf-8").read()) == expected  # noqa: SIM115
+    assert json.loads(Path(tflite.path).with_suffix(".json").read_text(encoding="utf-8")) == expected
 
 
 def test_result_tells_what_was_made(saved_model, tflite):
@@ -90,6 +91,8 @@ def test_folders_of_other_things_are_kept(model, tmp_path):
     assert first.path == str(tmp_path / "saved_model")
     again = export_model(model, contract(), first.path, "savedmodel", crops())
     assert again.path == first.path and (tmp_path / "model.keras").read_text() == "keep me"
+    (Path(first.path) / "notes.txt").write_text("keep me too")
+    assert EXPORTERS.build("savedmodel").target(Path(first.path)) == Path(first.path) / "saved_model"
 
 
 @pytest.mark.parametrize("format", ["savedmodel", "tflite"])

@@ -28,7 +28,7 @@ def test_gate():
 
 
 @pytest.mark.parametrize(
-    ("received", "part"), [(UNIT[:2], "shape"), (UNIT * np.nan, "not finite"), (UNIT * np.inf, "not finite")]
+    ("received", "part"), [(UNIT[:2], "shape"), (UNIT + np.nan, "not finite"), (UNIT + np.inf, "not finite")]
 )
 def test_what_cannot_be_compared(received, part):
     with pytest.raises(ExportError, match=part):

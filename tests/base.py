@@ -1,0 +1,152 @@
+"""One call that proves that a component obeys Keras, for each kind of component."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+
+def run_layer_test(
+    layer_class: type,
+    config: dict[str, Any],
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    trainable: list[tuple[int, ...]],
+    non_trainable: list[tuple[int, ...]],
+    folder: Path,
+    output_dtype: str | None = None,
+    tolerance: float = 2e-2,
+) -> None:
+    """Checks config round trip, shapes, dtypes, weights, gradients, mixed precision, a training step and saving.
+
+    Args:
+        layer_class: the layer's class.
+        config: non-default constructor arguments.
+        input_shape: shape of one batch.
+        output_shape: expected shape for that batch.
+        trainable: shapes of the trainable weights, in order.
+        non_trainable: shapes of the others, in order.
+        folder: where to save to.
+        output_dtype: dtype of the output under every policy; None if it follows the policy.
+        tolerance: largest difference between float32 and bfloat16 outputs.
+    """
+    inputs = np.random.default_rng(3).normal(size=input_shape).astype(np.float32)
+    layer = layer_class(**config)
+    _check_config(layer)
+    outputs = layer(inputs)
+    assert tuple(outputs.shape) == output_shape
+    assert tuple(layer.compute_output_shape(input_shape)) == output_shape
+    assert outputs.dtype == (output_dtype or "float32")
+    assert [tuple(w.shape) for w in layer.trainable_weights] == trainable
+    assert [tuple(w.shape) for w in layer.non_trainable_weights] == non_trainable
+    np.testing.assert_array_equal(layer(inputs), outputs, err_msg="inference must be repeatable")
+
+    _check_gradients(layer, inputs)
+    _check_mixed_precision(layer_class, config, layer, inputs, output_dtype, tolerance)
+    _check_training_and_saving(layer_class, config, inputs, folder)
+
+
+def run_loss_test(loss_class: type, config: dict[str, Any], num_classes: int = 7, folder: Path | None = None) -> None:
+    """Checks config round trip, shape, dtype, label types, tracing, gradients, half precision and a settable scale."""
+    rng = np.random.default_rng(5)
+    cosines = np.tanh(rng.normal(size=(6, num_classes))).astype(np.float32)
+    embedding = rng.normal(size=(6, 4)).astype(np.float32)
+    labels = rng.integers(0, num_classes, 6)
+    loss = loss_class(**config)
+    for key, value in config.items():
+        assert loss.get_config()[key] == value, key
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(copy) is loss_class and copy.get_config() == loss.get_config()
+
+    outputs = {"logits": tf.constant(cosines), "embedding": tf.constant(embedding)}
+    values = loss(labels.astype(np.int32), outputs)
+    assert values.shape == (6,) and values.dtype == tf.float32
+    assert np.isfinite(values).all()
+    np.testing.assert_array_equal(copy(labels.astype(np.int64), outputs), values)
+    np.testing.assert_array_equal(loss(labels[:, None], outputs), values, err_msg="labels [B, 1]")
+
+    traced = tf.function(loss)
+    np.testing.assert_allclose(traced(labels, outputs), values, rtol=1e-6)
+    with tf.GradientTape() as tape:
+        tape.watch(outputs["logits"])
+        total = tf.reduce_sum(loss(labels, outputs))
+    assert np.isfinite(tape.gradient(total, outputs["logits"])).all()
+
+    half = {name: tf.cast(value, tf.bfloat16) for name, value in outputs.items()}
+    rounded = {name: tf.cast(value, tf.float32) for name, value in half.items()}
+    assert loss(labels, half).dtype == tf.float32
+    np.testing.assert_array_equal(loss(labels, half), loss(labels, rounded), err_msg="half-precision cosines")
+
+    traces = traced.experimental_get_tracing_count()
+    loss.scale = 2.0
+    changed = traced(labels, outputs)
+    assert loss.scale == 2.0 and loss.get_config()["scale"] == 2.0
+    assert traced.experimental_get_tracing_count() == traces, "a new scale must not trace again"
+    np.testing.assert_allclose(changed, loss_class(**{**config, "scale": 2.0})(labels, outputs), rtol=1e-6)
+    if folder is not None:
+        _check_checkpoint(loss_class, config, loss, folder)
+
+
+def _check_config(layer: keras.layers.Layer) -> None:
+    copy = type(layer).from_config(layer.get_config())
+    assert copy.get_config() == layer.get_config()
+
+
+def _check_gradients(layer: keras.layers.Layer, inputs: np.ndarray) -> None:
+    x = tf.constant(inputs)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(tf.square(layer(x, training=True)))
+    gradients = tape.gradient(total, [x, *layer.trainable_weights])
+    for gradient in gradients:
+        assert gradient is not None and np.isfinite(tf.convert_to_tensor(gradient)).all()
+
+
+def _check_mixed_precision(
+    layer_class: type,
+    config: dict[str, Any],
+    layer: keras.layers.Layer,
+    inputs: np.ndarray,
+    output_dtype: str | None,
+    tolerance: float,
+) -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half = layer_class(**config)
+        half(inputs)
+        half.set_weights(layer.get_weights())
+        outputs = half(inputs)
+        assert outputs.dtype == (output_dtype or "bfloat16")
+        assert all(w.dtype in (tf.float32, tf.int64) for w in half.weights), "weights stay in full precision"
+        np.testing.assert_allclose(
+            tf.cast(outputs, tf.float32), layer(inputs), atol=1e-6 if output_dtype == "float32" else tolerance
+        )
+        _check_gradients(half, inputs)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def _check_training_and_saving(layer_class: type, config: dict[str, Any], inputs: np.ndarray, folder: Path) -> None:
+    pixels = keras.Input(inputs.shape[1:])
+    model = keras.Model(pixels, layer_class(**config)(pixels))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = [w.numpy() for w in model.trainable_weights]
+    model.fit(inputs, np.ones(model(inputs).shape, np.float32), epochs=1, verbose=0)
+    for old, new in zip(before, model.trainable_weights):
+        assert not np.array_equal(old, new), f"{new.name} did not learn"
+    model.save(folder / "model.keras")
+    copy = keras.models.load_model(folder / "model.keras")
+    np.testing.assert_allclose(copy(inputs), model(inputs), atol=1e-6)
+    assert [w.numpy().tolist() for w in copy.weights] == [w.numpy().tolist() for w in model.weights]
+
+
+def _check_checkpoint(loss_class: type, config: dict[str, Any], loss: Any, folder: Path) -> None:
+    path = tf.train.Checkpoint(loss=loss).write(str(folder / "loss"))
+    copy = loss_class(**config)
+    tf.train.Checkpoint(loss=copy).read(path).assert_consumed()
+    for old, new in zip(loss.variables, copy.variables):
+        np.testing.assert_array_equal(old, new)

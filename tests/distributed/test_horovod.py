@@ -1,0 +1,87 @@
+"""Real Horovod processes on this host against one process with the whole batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from facetrain.distributed import horovod
+from facetrain.errors import InputError
+from tests.distributed.workers import assert_same_training, train, train_horovod
+
+needs_horovod = pytest.mark.skipif(
+    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: bash scripts/install_horovod.sh"
+)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The training in one process, without Horovod."""
+    return train("single", tmp_path_factory.mktemp("single"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The same in two ranks, in several variants; the kind of runtime is left to ``auto``."""
+    folder = tmp_path_factory.mktemp("horovod")
+    return train_horovod(folder, "plain", "groups+scaled", "fp16", "moving", kind="auto")
+
+
+@pytest.mark.integration
+@needs_horovod
+def test_two_ranks_equal_one_process(alone, two):
+    """Gradients are averaged before clipping, sparse ones too; broadcast repairs ranks that differ."""
+    plain = two["plain"]
+    assert (str(plain["kind"]), int(plain["world"])) == ("horovod", 2)
+    assert_same_training(plain, alone, 1e-5)
+    assert np.array_equal(plain["everyone"][0], plain["everyone"][1])
+    assert plain["ranks"].tolist() == [0, 1, 1]
+    assert float(plain["mean_rank"]) == 0.5
+
+
+@pytest.mark.integration
+@needs_horovod
+def test_grouped_reduction_under_loss_scaling(alone, two):
+    assert_same_training(two["groups+scaled"], alone, 1e-5)
+
+
+@pytest.mark.integration
+@needs_horovod
+def test_half_precision_gradients_are_close_and_equal_on_all_ranks(alone, two):
+    half = two["fp16"]
+    assert_same_training(half, alone, 5e-3)
+    assert not np.array_equal(half["weights"], two["plain"]["weights"])
+    assert np.array_equal(half["everyone"][0], half["everyone"][1])
+
+
+@pytest.mark.integration
+@needs_horovod
+def test_moving_statistics_are_averaged(two):
+    """Momentum 0.5 from 0: ranks that saw 1 and 2 hold 0.5 and 1, and afterwards both 0.75."""
+    moving = two["moving"]
+    assert moving["before"].tolist() == [[0.5] * 3, [1.0] * 3]
+    assert moving["after"].tolist() == [[0.75] * 3] * 2
+    assert int(moving["count"]) == 2
+    assert np.array_equal(moving["variances"][0], moving["variances"][1])
+
+
+@pytest.mark.integration
+@needs_horovod
+def test_one_rank_without_horovodrun(alone, tmp_path):
+    one = train("horovod", tmp_path)
+    assert np.array_equal(one["weights"], alone["weights"])
+
+
+def test_missing_horovod_is_one_sentence_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", None)
+    with pytest.raises(InputError, match="bash scripts/install_horovod.sh"):
+        horovod.import_horovod()
+
+
+@pytest.mark.parametrize("options", [{"compression": "fp8"}, {"gradient_groups": 0}])
+def test_wrong_options(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        horovod.Horovod(**options)

@@ -1,0 +1,81 @@
+"""LayerFactory: names, shapes, paddings, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+from facetrain.errors import InputError
+from facetrain.layers.blocks import LayerFactory
+
+
+def _build(make, size=8, **arguments):
+    inputs = keras.Input((size, size, 3))
+    return keras.Model(inputs, make.conv_norm_act(inputs, 4, 3, "block", **arguments))
+
+
+def test_names_and_conventions():
+    model = _build(LayerFactory(bn_momentum=0.7, bn_epsilon=3e-5))
+    assert [layer.name for layer in model.layers][1:] == ["block_conv", "block_bn", "block_act"]
+    norm = model.get_layer("block_bn")
+    assert (norm.momentum, norm.epsilon) == (0.7, 3e-5)
+    assert model.get_layer("block_act").alpha.shape == (1, 1, 4)
+    np.testing.assert_array_equal(model.get_layer("block_act").alpha, 0.25)
+    assert not model.get_layer("block_conv").use_bias
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_paddings_differ_at_the_edges_only(size):
+    sums = {}
+    for padding in ("same", "symmetric"):
+        inputs = keras.Input((size, size, 1))
+        make = LayerFactory(kernel_initializer="ones", padding=padding)
+        outputs = make.conv(inputs, 1, 3, "conv", strides=2)
+        sums[padding] = keras.Model(inputs, outputs)(tf.ones([1, size, size, 1])).numpy()[0, :, :, 0]
+        half = -(-size // 2)
+        assert sums[padding].shape == (half, half)
+    # With ones everywhere a sum counts the positions inside the image: symmetric padding loses some at the near edge.
+    assert sums["symmetric"][0, 0] == 4
+    assert sums["same"][0, 0] == (9 if size % 2 == 0 else 4)
+    assert sums["same"][1, 1] == sums["symmetric"][1, 1] == 9
+
+
+def test_symmetric_padding_names_its_layer_and_leaves_stride_one_alone():
+    make = LayerFactory(padding="symmetric")
+    assert [layer.name for layer in _build(make, strides=2).layers][1] == "block_conv_pad"
+    assert len(_build(make).layers) == 4
+
+
+def test_depthwise_is_a_keras_depthwise():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, LayerFactory().depthwise_norm_act(inputs, 3, "dw", strides=2))
+    assert isinstance(model.get_layer("dw_conv"), keras.layers.DepthwiseConv2D)
+    assert model.output_shape == (None, 4, 4, 3)
+
+
+@pytest.mark.parametrize("activation", ["prelu", "leaky_relu", "relu", "swish", "linear"])
+def test_activations(activation):
+    assert np.isfinite(_build(LayerFactory(activation=activation))(tf.ones([1, 8, 8, 3]))).all()
+
+
+def test_own_initializer_differs_from_layer_to_layer():
+    make = LayerFactory(kernel_initializer=keras.initializers.HeNormal())
+    inputs = keras.Input((8, 8, 3))
+    x = make.conv(make.conv(inputs, 3, 3, "a"), 3, 3, "b")
+    model = keras.Model(inputs, x)
+    assert not np.array_equal(model.get_layer("a").kernel, model.get_layer("b").kernel)
+
+
+def test_dtype_reaches_every_layer():
+    model = _build(LayerFactory(dtype="mixed_bfloat16", padding="symmetric"), strides=2)
+    assert {layer.compute_dtype for layer in model.layers[1:]} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"padding": "full"}, {"activation": "nope"}, {"bn_momentum": 1.0}, {"bn_epsilon": 0.0}]
+)
+def test_refusals(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        LayerFactory(**bad)
