@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.data import DecodedCache, DecodingImages, EpochOrder, build_pipeline, open_source
-from facetrain.data.sources import FaceSource, FolderSource
+from facetrain.data.folder_source import FolderSource
+from facetrain.data.sources import FaceSource
 from facetrain.images import encode_jpeg
 
 SIZE = 112

@@ -30,7 +30,11 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     align_folder(tmp_path / "photos", tmp_path / "crops", tmp_path / "photos" / "landmarks.csv")
     pairs = (tmp_path / "photos" / "pairs.txt").read_text()
     (tmp_path / "pairs.txt").write_text(re.sub(r"\t", "\tcrops/", pairs))
-    smaller = {"batch_size=64": "batch_size=8", "epochs=10": "epochs=1", '"mobilefacenet"': '{"name": "mobilefacenet", "width": 0.25}'}
+    smaller = {
+        "batch_size=64": "batch_size=8",
+        "epochs=10": "epochs=1",
+        '"mobilefacenet"': '{"name": "mobilefacenet", "width": 0.25}',
+    }
     code = _python()
     for old, new in smaller.items():
         assert old in code
@@ -41,7 +45,9 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert load_embedding_model(tmp_path / "my_model")[1].embedding_size == 256
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_to_files(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):

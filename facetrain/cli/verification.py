@@ -7,7 +7,17 @@ from typing import Any
 
 from facetrain.cli.output import print_table
 
-_COLUMNS = ("set", "pairs", "accuracy (10-fold)", "95 % interval", "best threshold", "AUC", "EER", "TAR@FAR", "threshold")
+_COLUMNS = (
+    "set",
+    "pairs",
+    "accuracy (10-fold)",
+    "95 % interval",
+    "best threshold",
+    "AUC",
+    "EER",
+    "TAR@FAR",
+    "threshold",
+)
 
 
 def print_verification(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ _HOMES = {
     "DecodingImages": "decoding",
     "EpochOrder": "sampling",
     "FaceSource": "sources",
-    "FolderSource": "sources",
+    "FolderSource": "folder_source",
     "RecordSource": "record_source",
     "SyntheticSource": "sources",
     "SOURCES": "sources",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 
 from facetrain.align import arcface_template
 from facetrain.data.decoding import Unreadable, check_on_unreadable, read_crops, refusal
+from facetrain.data.locks import locked
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_folder, write_json
@@ -32,7 +30,6 @@ _FORMAT_VERSION = 1
 _PIXELS = "images.u8"
 _META = "meta.json"
 _SAMPLED_ROWS = 64
-_WAIT_S = 0.2
 
 
 class DecodedCache:
@@ -94,7 +91,7 @@ class DecodedCache:
         with _explaining_disk_errors(folder.parent, cache_bytes(source, size)):
             meta = _read_meta(folder, key)
             if meta is None:
-                with _locked(folder):
+                with locked(folder):
                     meta = _read_meta(folder, key)  # another process may have built it while this one waited
                     if meta is None:
                         meta = _build(folder, key, source, size, on_unreadable, show_progress, workers)
@@ -189,37 +186,6 @@ def _remove_leftovers(folder: Path) -> None:
     for pattern in (f".{folder.name}.*.tmp", f".{folder.name}.*.old"):
         for leftover in folder.parent.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process of this host at a time into the block; the lock of a process that dies is free again."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.parent / f".{folder.name}.lock"
-    handle = _acquire(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while still locked: who opened it before notices that it is another file by then
-        handle.close()
-
-
-def _acquire(path: Path) -> Any:
-    told = False
-    while True:
-        handle = open(path, "wb")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-                return handle
-        except BlockingIOError:
-            if not told:
-                _log.info("waiting for another process that builds %s", path)
-                told = True
-            time.sleep(_WAIT_S)
-        except FileNotFoundError:
-            pass  # removed between the two looks: try again
-        handle.close()
 
 
 @contextmanager

@@ -6,27 +6,26 @@ import abc
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facetrain.align import AlignmentError, align_face, find_landmarks, read_landmarks
+from facetrain.align import AlignmentError, align_face
 from facetrain.data.face_drawing import Portrait
 from facetrain.data.face_parameters import draw_identity, draw_shot
 from facetrain.data.synthetic import MIN_SIZE, encode_face, face_name
 from facetrain.errors import InputError
 from facetrain.files import PathLike
-from facetrain.images import ImageError, decode_image, is_image_file
+from facetrain.images import decode_image
 from facetrain.registry import Registry
 
 _log = logging.getLogger(__name__)
 
 SOURCES = Registry("kind of data source")
-SOURCES.add("folder", "facetrain.data.sources:FolderSource", "a folder with one subfolder of images per identity")
+SOURCES.add("folder", "facetrain.data.folder_source:FolderSource", "a folder with one subfolder of images per identity")
 SOURCES.add("synthetic", "facetrain.data.sources:SyntheticSource", "generated faces, drawn when they are read")
 SOURCES.add("record", "facetrain.data.record_source:RecordSource", "an InsightFace record file: train.rec, train.idx")
 
@@ -91,60 +90,6 @@ class FaceSource(abc.ABC):
         if np.isnan(self.landmarks[index]).all():
             raise AlignmentError("expected five landmarks, received none for this image")
         return align_face(decode_image(data), self.landmarks[index], size)
-
-
-class FolderSource(FaceSource):
-    """Images in one subfolder per identity; identities and images are taken in the order of their names.
-
-    Subfolders of an identity are read too. Hidden files and files that are no images are passed over.
-
-    Args:
-        path: the folder that holds the identities.
-        landmarks: ``{"identity/image.jpg": [5, 2] pixels}``, or a CSV file as ``facetrain.align.read_landmarks``
-            takes it. Images are then aligned; those without landmarks count as unreadable.
-        min_images: identities with fewer images are left out.
-
-    Raises:
-        InputError: if the folder is missing, holds no images, or none of an identity is left, or if the landmarks
-            belong to other images.
-    """
-
-    def __init__(
-        self, path: PathLike, landmarks: PathLike | Mapping[str, np.ndarray] | None = None, min_images: int = 1
-    ):
-        self.path = Path(path)
-        if min_images < 1:
-            raise InputError(f"min_images is 1 or more, received {min_images}")
-        found = _scan_identities(self.path)
-        kept = {identity: files for identity, files in found.items() if len(files) >= min_images}
-        if not kept:
-            most = max(len(files) for files in found.values())
-            raise InputError(
-                f"none of the {len(found)} identities in {str(path)!r} has {min_images} images, "
-                f"the largest has {most}; lower min_images"
-            )
-        self.identities = list(kept)
-        self.labels = np.repeat(np.arange(len(kept), dtype=np.int32), [len(files) for files in kept.values()])
-        files = [file for files in kept.values() for file in files]
-        self._names = [name for name, _, _ in files]
-        self._stamps = np.array([(size, mtime) for _, size, mtime in files], np.int64)
-        if landmarks is not None:
-            self.landmarks = _match_landmarks(landmarks, self._names, self.path)
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:  # noqa: D102 - see FaceSource
-        return [_read_file(self.path / self._names[index]) for index in indices]
-
-    def fingerprint(self) -> str:
-        """Returns a digest of names, sizes and times of change of the files, and of the landmarks."""
-        digest = hashlib.sha256(json.dumps(["folder", self._names, self.identities]).encode())
-        digest.update(self._stamps.tobytes())
-        if self.landmarks is not None:
-            digest.update(self.landmarks.tobytes())
-        return digest.hexdigest()
-
-    def names(self, index: int) -> str:
-        """Returns the path of image ``index`` below the folder."""
-        return self._names[index]
 
 
 class SyntheticSource(FaceSource):
@@ -249,74 +194,3 @@ def require_trainable(source: FaceSource) -> FaceSource:
 
 def _kind_of(path: Path) -> str:
     return "record" if path.suffix == ".rec" or any(path.glob("*.rec")) else "folder"
-
-
-def _scan_identities(root: Path) -> dict[str, list[tuple[str, int, int]]]:
-    """Returns identity -> sorted (relative path, bytes, mtime in ns), for identities that have images."""
-    if not root.exists():
-        raise InputError(f"the folder {str(root)!r} does not exist; check the path")
-    if not root.is_dir():
-        raise InputError(f"expected a folder with one subfolder of images per identity, but {str(root)!r} is a file")
-    with os.scandir(root) as entries:
-        children = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    if not children:
-        raise InputError(f"the folder {str(root)!r} is empty; expected one subfolder of images per identity")
-    found = {}
-    for child in children:
-        if child.is_dir():
-            files = sorted(_scan_images(child.path, root))
-            if files:
-                found[child.name] = files
-    if not found:
-        loose = sum(is_image_file(child.name) for child in children)
-        seen = f"{loose} images directly in it" if loose else f"{len(children)} entries without an image"
-        raise InputError(f"expected images in subfolders of {str(root)!r}, one per identity, found {seen}")
-    return found
-
-
-def _scan_images(folder: PathLike, root: Path) -> Iterator[tuple[str, int, int]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):  # a link to a folder above would never end
-                yield from _scan_images(entry.path, root)
-            elif is_image_file(entry.name):
-                yield _stamp(entry, root)
-
-
-def _stamp(entry: os.DirEntry, root: Path) -> tuple[str, int, int]:
-    name = os.path.relpath(entry.path, root).replace(os.sep, "/")
-    try:
-        status = entry.stat()
-    except OSError:  # a dangling link: it is named as unreadable when it is read
-        return name, -1, -1
-    return name, status.st_size, status.st_mtime_ns
-
-
-def _match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: list[str], root: Path) -> np.ndarray:
-    where = "the given landmarks" if isinstance(landmarks, Mapping) else repr(str(landmarks))
-    table = landmarks if isinstance(landmarks, Mapping) else read_landmarks(landmarks)
-    matched = np.full((len(names), 5, 2), np.nan, np.float32)
-    with_landmarks = 0
-    for index, name in enumerate(names):
-        points = find_landmarks(table, name)
-        if points is not None:
-            matched[index] = points
-            with_landmarks += 1
-    if not with_landmarks:
-        raise InputError(
-            f"none of the {len(names)} images in {str(root)!r} has landmarks in {where}: "
-            f"the folder has {names[0]!r}, the landmarks are for {next(iter(table), 'no image')!r}"
-        )
-    if len(table) > with_landmarks:
-        unused = len(table) - with_landmarks
-        _log.info("%d of %d landmarks in %s name no image of %s", unused, len(table), where, root)
-    return matched
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {str(path)!r}: {error.strerror or error}") from error

@@ -134,9 +134,7 @@ class Runtime:
         """
         if self.kind != "horovod" or self.world == 1:
             return 0
-        statistics = [
-            v for v in model.non_trainable_variables if v.name.partition(":")[0].endswith(_MOVING_STATISTICS)
-        ]
+        statistics = [v for v in model.non_trainable_variables if v.name.partition(":")[0].endswith(_MOVING_STATISTICS)]
         for variable, value in zip(statistics, self.communicator.mean(statistics)):
             variable.assign(value)
         return len(statistics)

@@ -63,6 +63,11 @@ class VerificationResult:
         """Number of pairs."""
         return len(self.is_same)
 
+    @property
+    def threshold_far(self) -> float:
+        """False accept rate at ``threshold``: share of the different pairs that reach it."""
+        return float((self.scores[~self.is_same] >= self.threshold).mean())
+
     def metrics(self) -> dict[str, float]:
         """Returns the figures by name, those that the number of pairs does not carry left out."""
         known = {f"tar@far={far_label(far)}": tar for far, tar in self.tar_at_far.items() if tar is not None}
@@ -74,6 +79,7 @@ class VerificationResult:
             "eer": self.eer,
             **known,
             "threshold": self.threshold,
+            "threshold_far": self.threshold_far,
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,30 +14,17 @@ from tensorflow import keras
 from facetrain import heads, losses, optimizers, schedules
 from facetrain.config import Config, ResolvedStage
 from facetrain.data import augment
-from facetrain.data.cache import DecodedCache
-from facetrain.data.decoding import DecodingImages
 from facetrain.data.pipeline import build_pipeline
 from facetrain.data.sampling import EpochOrder
-from facetrain.data.sources import FaceSource, open_source, require_trainable
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
+from facetrain.experiment.faces import Faces
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.models import Contract, FaceRecognizer, build_embedding_model
 from facetrain.schedules.durations import resolve_duration
 from facetrain.training import RunDirectory, Stage, Trainer, TrainingOptions
 from facetrain.training.stages import StagedSchedule
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Training images ready to be gathered, and what must be known about them."""
-
-    images: Any
-    labels: np.ndarray
-    num_identities: int
-    fingerprint: str
-    name_of: Callable[[int], str]
 
 
 def build_runtime(config: Config) -> Runtime:
@@ -54,42 +38,6 @@ def build_runtime(config: Config) -> Runtime:
             f"choose a multiple of {parts}"
         )
     return runtime
-
-
-def build_faces(config: Config, show_progress: bool) -> Faces:
-    """Opens the source of training images and its decoded cache."""
-    data = config.data
-    source = require_trainable(_open(config))
-    if data.cache == "none":
-        images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
-        return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names)
-    cache = DecodedCache.open_or_build(
-        source, data.size, data.cache_dir or default_cache_dir(), on_unreadable=data.on_unreadable, show_progress=show_progress
-    )
-
-    def name_of(index: int) -> str:
-        return source.names(int(cache.kept[index]))
-
-    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of)
-
-
-def default_cache_dir() -> Path:
-    """Returns the folder of decoded caches: below ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facetrain" / "decoded"
-
-
-def _open(config: Config) -> FaceSource:
-    data = config.data
-    if data.path is None:
-        return open_source({"kind": "synthetic", **data.synthetic.model_dump()})
-    options: dict[str, Any] = {"path": data.path}
-    if data.kind != "auto":
-        options["kind"] = data.kind
-    if data.landmarks is not None:
-        options["landmarks"] = data.landmarks
-    if data.min_images > 1:
-        options["min_images"] = data.min_images
-    return open_source(options)
 
 
 def build_evaluators(config: Config) -> list[VerificationEvaluator]:

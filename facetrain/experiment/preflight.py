@@ -44,9 +44,8 @@ def _check_names(config: Config) -> None:
             raise InputError(f"{key}: {error}") from None
     scaling = config.model.scaling
     if scaling not in SCALINGS:
-        raise InputError(
-            f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{did_you_mean(scaling, SCALINGS)}"
-        )
+        hint = did_you_mean(scaling, SCALINGS)
+        raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
 
 
 def _check_paths(config: Config) -> None:

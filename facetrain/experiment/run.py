@@ -25,13 +25,14 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     """
     check(config)
     from facetrain.experiment import build
+    from facetrain.experiment.faces import build_faces
     from facetrain.training.run_directory import RunDirectory, describe_environment
 
     run = RunDirectory(Path(config.train.runs_dir) / config.name)
     runtime = build.build_runtime(config)
     if runtime.is_chief:
         run.refuse_existing()
-    faces = build.build_faces(config, show_progress and runtime.is_chief)
+    faces = build_faces(config, show_progress and runtime.is_chief)
     trainer_of = build.build_trainer(config, faces, runtime, show_progress)
     if runtime.is_chief:
         run.create(
@@ -65,9 +66,10 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     config = load_config(run.config)
     check(config)
     from facetrain.experiment import build
+    from facetrain.experiment.faces import build_faces
 
     runtime = build.build_runtime(config)
-    faces = build.build_faces(config, show_progress and runtime.is_chief)
+    faces = build_faces(config, show_progress and runtime.is_chief)
     manifest = run.read_manifest()
     if manifest.get("data_fingerprint") != faces.fingerprint:
         raise InputError(

@@ -52,9 +52,8 @@ class Contract:
         for field, known in (("scaling", SCALINGS), ("channel_order", CHANNEL_ORDERS), ("template", TEMPLATES)):
             value = getattr(self, field)
             if value not in known:
-                raise InputError(
-                    f"contract: {field} must be one of {', '.join(known)}, received {value!r}{did_you_mean(value, known)}"
-                )
+                hint = did_you_mean(value, known)
+                raise InputError(f"contract: {field} must be one of {', '.join(known)}, received {value!r}{hint}")
         for field in ("input_size", "embedding_size"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -20,9 +20,8 @@ def precision_scope(precision: str) -> Iterator[None]:
         precision: ``float32``, ``mixed_bfloat16`` (CPUs with bfloat16, TPUs, recent GPUs) or ``mixed_float16`` (GPUs).
     """
     if precision not in PRECISIONS:
-        raise InputError(
-            f"precision must be one of {', '.join(PRECISIONS)}, received {precision!r}{did_you_mean(precision, PRECISIONS)}"
-        )
+        hint = did_you_mean(precision, PRECISIONS)
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, received {precision!r}{hint}")
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(precision)
     try:

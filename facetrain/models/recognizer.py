@@ -30,7 +30,11 @@ class FaceRecognizer(keras.Model):
     """
 
     def __init__(
-        self, embedding_model: keras.Model, head: keras.layers.Layer, scaling: str = "minus_one_one_127_5", **kwargs: Any
+        self,
+        embedding_model: keras.Model,
+        head: keras.layers.Layer,
+        scaling: str = "minus_one_one_127_5",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.embedding_model = embedding_model

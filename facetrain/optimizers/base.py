@@ -80,9 +80,7 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
 
     def make_slots(self, var_list: Sequence[tf.Variable]) -> None:
         """Creates the optimiser's own variables, one per slot name and model variable."""
-        self._slots = {
-            name: [self.add_variable_from_reference(v, name) for v in var_list] for name in self.slot_names
-        }
+        self._slots = {name: [self.add_variable_from_reference(v, name) for v in var_list] for name in self.slot_names}
 
     def slot(self, name: str, variable: tf.Variable) -> tf.Variable:
         """Returns the slot that belongs to a model variable."""

@@ -181,9 +181,7 @@ class AdamW(_AddonsOptimizer):
 
     def make_inner(self) -> Any:
         """Returns Addons' AdamW."""
-        return addons_optimizers().AdamW(
-            weight_decay=0.0, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon
-        )
+        return addons_optimizers().AdamW(weight_decay=0.0, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
 
     def decay_now(self, lr: tf.Tensor, decay: float) -> tf.Tensor:
         """Returns ``weight_decay``, times the learning rate if it follows it."""

@@ -149,9 +149,7 @@ class _ToMaxUpdate(_MXNetSchedule):
         self.max_update = check_steps("max_update", max_update, low=1)
         self.final_lr = check_number("final_lr", final_lr, 0.0)
         if self.warmup_steps >= self.max_update:
-            raise InputError(
-                f"warmup_steps ({self.warmup_steps}) must be smaller than max_update ({self.max_update})"
-            )
+            raise InputError(f"warmup_steps ({self.warmup_steps}) must be smaller than max_update ({self.max_update})")
 
     def after_warmup(self, step: tf.Tensor) -> tf.Tensor:
         """Returns ``final_lr + (base_lr - final_lr) * fraction(progress)``."""

@@ -95,9 +95,7 @@ class WarmupStep(Warmup):
 class _ToFinal(Warmup):
     """A schedule that comes down to ``final_lr`` at ``total_steps``, warm-up included, and stays there."""
 
-    def __init__(
-        self, peak_lr: float, total_steps: int, warmup_steps: int, final_lr: float, warmup_begin_lr: float
-    ):
+    def __init__(self, peak_lr: float, total_steps: int, warmup_steps: int, final_lr: float, warmup_begin_lr: float):
         super().__init__(peak_lr, warmup_steps, warmup_begin_lr)
         self.total_steps = check_steps("total_steps", total_steps, low=1)
         self.final_lr = check_number("final_lr", final_lr, 0.0, self.peak_lr)

@@ -10,8 +10,8 @@ _HOMES = {
     "RunDirectory": "run_directory",
     "Stage": "stages",
     "Trainer": "trainer",
-    "TrainingDiverged": "callbacks",
-    "TrainingOptions": "trainer",
+    "TrainingDivergedError": "callbacks",
+    "TrainingOptions": "options",
 }
 __all__ = sorted(_HOMES)
 

@@ -16,7 +16,7 @@ from facetrain.training.stages import Stage, first_steps
 from facetrain.training.state import RunState
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss is not finite; the message names the step and the file with the batch's indices."""
 
 
@@ -77,7 +77,7 @@ class StepClock(RunCallback):
         place = {"step": step, "epoch": epoch, "step_in_epoch": step_in_epoch}
         images = [{"index": index, "name": self._image_name(index)} for index in indices]
         write_json(self._report_path, {**place, "images": images})
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"the loss of step {step} (epoch {epoch + 1}) is not finite; the images of its batch are listed in "
             f"{self._report_path}; lower the learning rate, add warm-up, or set train.clip_norm; the newest checkpoint "
             "is from before"

@@ -74,7 +74,7 @@ class CheckpointStore:
                 raise
             size = sum(array.nbytes for array in arrays.values()) / 1e6
             raise InputError(
-                f"{self.folder}: no room on the disk for a checkpoint of {size:.0f} MB; earlier checkpoints are intact: "
+                f"{self.folder}: no room on the disk for a checkpoint of {size:.0f} MB; earlier ones are intact: "
                 "free some space and go on with --resume"
             ) from error
         for old in self.steps()[: -self.keep]:

@@ -14,11 +14,19 @@ from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_path, write_json
 
 CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
-_PACKAGES = ("facetrain", "tensorflow", "tensorflow-cpu", "tensorflow-addons", "horovod", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "facetrain",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tensorflow-addons",
+    "horovod",
+    "numpy",
+    "opencv-python-headless",
+)
 
 
 class RunDirectory:
-    """Paths of a run: ``config.yaml``, ``manifest.json``, ``metrics.jsonl``, ``checkpoints/``, ``best/``, ``report.html``.
+    """Paths of a run: ``config.yaml``, ``manifest.json``, ``checkpoints/``, ``best/``; metrics and report lie beside.
 
     Args:
         path: the folder, which may still have to be made.
@@ -68,7 +76,9 @@ class RunDirectory:
         try:
             return json.loads(self.manifest.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{self.manifest}: expected the run's manifest, but it cannot be read ({error})") from error
+            raise InputError(
+                f"{self.manifest}: expected the run's manifest, but it cannot be read ({error})"
+            ) from error
 
 
 def describe_environment() -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,52 +23,12 @@ from facetrain.training.checkpoints import Checkpoint, CheckpointStore
 from facetrain.training.display import Display
 from facetrain.training.interrupts import InterruptFlag, catch_interrupts
 from facetrain.training.metrics_log import MetricsLog
+from facetrain.training.options import Evaluator, Order, TrainingOptions
 from facetrain.training.run_directory import RunDirectory
 from facetrain.training.stages import Segment, Stage, first_steps, fit_parts, segments
 from facetrain.training.state import RunState
 
 logger = logging.getLogger(__name__)
-
-
-class Evaluator(Protocol):
-    """Anything that turns an embedding function into numbers."""
-
-    name: str
-
-    def run(self, embed_fn: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-        """Returns numbers by name, ``accuracy`` first of all."""
-
-
-class Order(Protocol):
-    """The sequence of image indices; see ``facetrain.data.sampling``."""
-
-    steps_per_epoch: int
-
-    def batch(self, epoch: int, step: int) -> np.ndarray:
-        """Returns the indices of one batch."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How often what happens, in updates.
-
-    Attributes:
-        steps_per_epoch: updates in an epoch.
-        checkpoint_every: updates between checkpoints.
-        evaluate_every: updates between evaluations.
-        log_every: updates between rows of metrics.
-        keep_checkpoints: how many checkpoints stay.
-        tensorboard: write event files too.
-        show_progress: show a bar or lines on stderr.
-    """
-
-    steps_per_epoch: int
-    checkpoint_every: int
-    evaluate_every: int
-    log_every: int = 10
-    keep_checkpoints: int = 3
-    tensorboard: bool = True
-    show_progress: bool = False
 
 
 class Trainer:
@@ -127,7 +87,7 @@ class Trainer:
             the final state.
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
-            TrainingDiverged: at a loss that is not finite.
+            TrainingDivergedError: at a loss that is not finite.
         """
         log = self._open_log()
         display = Display(self.options.show_progress and self.runtime.is_chief)

@@ -11,7 +11,6 @@ from facetrain import experiment
 from facetrain.cli import main
 from facetrain.cli.compare import verdict
 
-
 NUMBERS = {
     "num_pairs": 3000,
     "accuracy": 0.9123456789,

@@ -18,7 +18,7 @@ import pytest
 
 from facetrain.data import cache as cache_module
 from facetrain.data.cache import DecodedCache, cache_bytes, cache_key
-from facetrain.data.sources import FolderSource
+from facetrain.data.folder_source import FolderSource
 from facetrain.errors import InputError
 from tests.data.faces import ListedSource, pictures, write_folder
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from facetrain.data import pack
+from facetrain.data.folder_source import FolderSource
 from facetrain.data.pack import describe, pack_folder
 from facetrain.data.record_source import RecordSource
 from facetrain.data.recordio import RecordError
-from facetrain.data.sources import FolderSource, SyntheticSource
+from facetrain.data.sources import SyntheticSource
 from facetrain.errors import InputError
 from facetrain.images import decode_image, encode_jpeg, encode_png
 from tests.data.faces import ListedSource, pictures, write_folder

@@ -9,7 +9,8 @@ import pytest
 
 from facetrain.align import AlignmentError, align_face, write_landmarks
 from facetrain.data import sources
-from facetrain.data.sources import FolderSource, SyntheticSource, open_source, require_trainable
+from facetrain.data.folder_source import FolderSource
+from facetrain.data.sources import SyntheticSource, open_source, require_trainable
 from facetrain.data.synth_folder import write_synthetic
 from facetrain.errors import InputError
 from facetrain.images import ImageError, decode_image

@@ -110,7 +110,7 @@ def test_landmarks_without_image(tmp_path, photos):
 def test_pair_file_that_names_a_missing_file(train, photos, tmp_path):
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("1\ta.jpg\tb.jpg\n")
-    refused(train(evaluate="[{path: %s}]" % pairs), "pairs.txt", "a.jpg", "line 1")
+    refused(train(evaluate=f"[{{path: {pairs}}}]"), "pairs.txt", "a.jpg", "line 1")
 
 
 def test_a_run_that_exists(train, tmp_path):
@@ -127,11 +127,18 @@ def test_full_disk(tmp_path, photos):
     """A real file system of 1 MB: first too small for the cache, then for a checkpoint."""
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("needs the right to mount a small file system")
     try:
-        arguments = ["data.path=" + str(photos), "data.batch_size=8", "data.size=112", f"data.cache_dir={small / 'cache'}"]
+        arguments = [
+            "data.path=" + str(photos),
+            "data.batch_size=8",
+            "data.size=112",
+            f"data.cache_dir={small / 'cache'}",
+        ]
         sets = [part for argument in arguments for part in ("--set", argument)]
         done = facetrain(*train_arguments(tmp_path / "runs", "a"), *sets, cache=tmp_path)
         if done.returncode == 0:  # 12 crops fit into 1 MB; fill it up

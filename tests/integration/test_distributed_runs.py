@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from facetrain.training.checkpoints import CheckpointStore
-from tests.integration.commands import ROOT, TINY, SMOKE, assignments, environment, facetrain, last_json, train_arguments
+from tests.integration.commands import (
+    ROOT,
+    SMOKE,
+    TINY,
+    assignments,
+    environment,
+    facetrain,
+    last_json,
+    train_arguments,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +31,15 @@ def test_horovodrun_trains_the_smoke_config_on_two_ranks(tmp_path):
     if not horovodrun.exists():
         pytest.fail("horovodrun is not installed: run 'make setup'")
     values = {**TINY, "train.runs_dir": tmp_path / "runs", "name": "two"}
-    command = [horovodrun, "-np", "2", sys.executable, ROOT / "scripts" / "train_horovod.py", SMOKE, *assignments(values)]
+    command = [
+        horovodrun,
+        "-np",
+        "2",
+        sys.executable,
+        ROOT / "scripts" / "train_horovod.py",
+        SMOKE,
+        *assignments(values),
+    ]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=300, env=environment(tmp_path), check=False
     )

@@ -37,7 +37,9 @@ def whole(tmp_path_factory):
 
 def start(folder, name):
     command = [sys.executable, "-m", "facetrain", *train_arguments(folder / "runs", name, **SETTINGS)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(folder / "cache"))
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(folder / "cache")
+    )
 
 
 def wait_for_step(folder, name, step, process):

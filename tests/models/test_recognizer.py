@@ -6,16 +6,15 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain import heads, losses
+from facetrain.errors import InputError
 from facetrain.models import FaceRecognizer
 from facetrain.models.weights import named_variables, read_state, write_state
-from facetrain.errors import InputError
 from facetrain.optimizers import MXNetSGD
 from tests.tiny import tiny_batch, tiny_recognizer
 
 
 def _plain_sgd(rate: float) -> MXNetSGD:
     return MXNetSGD(learning_rate=rate, momentum=0.0, weight_decay=0.0)
-
 
 
 def fit_once(recognizer, batch, steps: int = 1):

@@ -13,7 +13,7 @@ from facetrain.distributed.runtime import Runtime
 from facetrain.models import Contract, load_embedding_model
 from facetrain.models.weights import read_state
 from facetrain.optimizers import MXNetSGD
-from facetrain.training import RunDirectory, Stage, Trainer, TrainingDiverged, TrainingOptions
+from facetrain.training import RunDirectory, Stage, Trainer, TrainingDivergedError, TrainingOptions
 from facetrain.training.metrics_log import read_metrics
 from tests.tiny import CLASSES, DIM, SIZE, tiny_recognizer
 
@@ -156,7 +156,7 @@ def test_without_evaluators_the_last_model_is_kept(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(tmp_path):
     trainer = _trainer(tmp_path / "run", poison=6, log_every=3)
-    with pytest.raises(TrainingDiverged, match="step 7"):
+    with pytest.raises(TrainingDivergedError, match="step 7"):
         trainer.fit()
     report = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     images = [{"index": 1002, "name": "image 1002"}, {"index": 1, "name": "image 1"}]

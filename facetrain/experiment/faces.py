@@ -1,0 +1,67 @@
+"""Training images from a configuration: the source and its decoded cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facetrain.config import Config
+from facetrain.data.cache import DecodedCache
+from facetrain.data.decoding import DecodingImages
+from facetrain.data.sources import FaceSource, open_source, require_trainable
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Training images ready to be gathered, and what must be known about them."""
+
+    images: Any
+    labels: np.ndarray
+    num_identities: int
+    fingerprint: str
+    name_of: Callable[[int], str]
+
+
+def build_faces(config: Config, show_progress: bool) -> Faces:
+    """Opens the source of training images and its decoded cache."""
+    data = config.data
+    source = require_trainable(_open(config))
+    if data.cache == "none":
+        images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
+        return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names)
+    cache = DecodedCache.open_or_build(
+        source,
+        data.size,
+        data.cache_dir or default_cache_dir(),
+        on_unreadable=data.on_unreadable,
+        show_progress=show_progress,
+    )
+
+    def name_of(index: int) -> str:
+        return source.names(int(cache.kept[index]))
+
+    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of)
+
+
+def default_cache_dir() -> Path:
+    """Returns the folder of decoded caches: below ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facetrain" / "decoded"
+
+
+def _open(config: Config) -> FaceSource:
+    data = config.data
+    if data.path is None:
+        return open_source({"kind": "synthetic", **data.synthetic.model_dump()})
+    options: dict[str, Any] = {"path": data.path}
+    if data.kind != "auto":
+        options["kind"] = data.kind
+    if data.landmarks is not None:
+        options["landmarks"] = data.landmarks
+    if data.min_images > 1:
+        options["min_images"] = data.min_images
+    return open_source(options)

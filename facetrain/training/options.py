@@ -1,0 +1,50 @@
+"""What a trainer needs to be told, and what it expects of what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Evaluator(Protocol):
+    """Anything that turns an embedding function into numbers."""
+
+    name: str
+
+    def run(self, embed_fn: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+        """Returns numbers by name, ``accuracy`` first of all."""
+
+
+class Order(Protocol):
+    """The sequence of image indices; see ``facetrain.data.sampling``."""
+
+    steps_per_epoch: int
+
+    def batch(self, epoch: int, step: int) -> np.ndarray:
+        """Returns the indices of one batch."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How often what happens, in updates.
+
+    Attributes:
+        steps_per_epoch: updates in an epoch.
+        checkpoint_every: updates between checkpoints.
+        evaluate_every: updates between evaluations.
+        log_every: updates between rows of metrics.
+        keep_checkpoints: how many checkpoints stay.
+        tensorboard: write event files too.
+        show_progress: show a bar or lines on stderr.
+    """
+
+    steps_per_epoch: int
+    checkpoint_every: int
+    evaluate_every: int
+    log_every: int = 10
+    keep_checkpoints: int = 3
+    tensorboard: bool = True
+    show_progress: bool = False
