@@ -18,7 +18,6 @@ FILTERS = (64, 128, 256, 512)
 def iresnet(
     input_shape: Sequence[int] = (112, 112, 3),
     blocks: Sequence[int] = (3, 4, 14, 3),
-    filters: Sequence[int] = FILTERS,
     width: float = 1.0,
     activation: str = "prelu",
     bn_momentum: float = 0.9,
@@ -38,22 +37,21 @@ def iresnet(
     Args:
         input_shape: (height, width, channels) of the scaled pixels.
         blocks: number of blocks of each stage.
-        filters: number of channels of each stage; the stem has as many as the first.
-        width: factor of every number of channels, rounded to a multiple of 8.
+        width: factor of every number of channels (64, 128, 256, 512), rounded to a multiple of 16.
         activation, bn_momentum, bn_epsilon, kernel_initializer, padding, dtype: as in LayerFactory. MXNet's models
             have ``bn_epsilon=2e-5``.
         name: name of the model.
     Returns:
-        A model from pixels [B, H, W, C] to features [B, ceil(H / 16), ceil(W / 16), filters[-1] * width].
+        A model from pixels [B, H, W, C] to features [B, ceil(H / 16), ceil(W / 16), 512 * width].
     Raises:
         InputError: if an argument is outside its range.
     """
-    if len(blocks) != len(filters) or any(count < 1 for count in blocks):
-        raise InputError(f"blocks must be {len(filters)} numbers of at least 1, received {tuple(blocks)!r}")
+    if len(blocks) != len(FILTERS) or any(count < 1 for count in blocks):
+        raise InputError(f"blocks must be {len(FILTERS)} numbers of at least 1, received {tuple(blocks)!r}")
     if width <= 0:
         raise InputError(f"width must be above 0, received {width!r}")
     make = LayerFactory(activation, bn_momentum, bn_epsilon, kernel_initializer, padding, dtype)
-    channels = [_scaled(count, width) for count in filters]
+    channels = [_scaled(count, width) for count in FILTERS]
     inputs = keras.Input(tuple(input_shape), name="pixels")
     x = make.conv_norm_act(inputs, channels[0], 3, "stem")
     for stage, (count, out) in enumerate(zip(blocks, channels), start=1):
@@ -71,7 +69,9 @@ def _residual(make: LayerFactory, x: tf.Tensor, filters: int, strides: int, name
 
 
 def _scaled(channels: int, width: float) -> int:
-    return channels if width == 1.0 else max(8, int(channels * width + 4) // 8 * 8)
+    # Never 8: for a strided 1x1 convolution from 8 to 8 channels the gradient of TensorFlow's CPU library (oneDNN, in
+    # 2.15) writes outside its memory.
+    return max(16, int(channels * width + 8) // 16 * 16)
 
 
 iresnet18 = functools.partial(iresnet, blocks=(2, 2, 2, 2), name="iresnet18")

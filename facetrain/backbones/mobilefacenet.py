@@ -88,4 +88,4 @@ def _bottleneck(
 
 
 def _scaled(channels: int, width: float) -> int:
-    return channels if width == 1.0 else max(8, int(channels * width + 4) // 8 * 8)
+    return max(8, int(channels * width + 4) // 8 * 8)

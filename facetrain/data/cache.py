@@ -19,7 +19,7 @@ from facetrain.data.decoding import Unreadable, check_on_unreadable, read_crops,
 from facetrain.data.locks import locked
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
-from facetrain.files import PathLike, atomic_folder, write_json
+from facetrain.files import PathLike, atomic_folder, is_full_disk, write_json
 from facetrain.progress import track
 
 _log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def _explaining_disk_errors(cache_dir: Path, need: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise _full_disk(cache_dir, need, "the disk became full while it was built") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise InputError(

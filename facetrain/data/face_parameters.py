@@ -266,14 +266,14 @@ def draw_shot(seed: int, identity: int, image: int, person: Identity) -> Shot:
     d = Draws((seed, identity, image, _SHOT_STREAM), 64)
     turn, height = d.uniform(-1.1, 1.1), d.uniform(-0.7, 0.25)
     light = np.array([np.sin(turn), height, np.cos(turn)])
-    exposure, warmth, tint = d.uniform(0.52, 1.12), d.bell(0.22), d.bell(0.1)
+    exposure, warmth, tint = d.uniform(0.5, 1.12), d.bell(0.22), d.bell(0.1)
     return Shot(
         yaw=d.bell(0.54), pitch=d.bell(0.28), roll=d.bell(0.38), scale=d.uniform(0.275, 0.35),
         centre=(0.5 + d.bell(0.07), 0.5 + d.bell(0.07)),
         smile=d.uniform(-0.35, 1.0), open_mouth=max(0.0, d.uniform(-0.6, 1.0)), open_eyes=d.uniform(0.7, 1.15),
         brow_raise=d.bell(0.06), gaze=(d.bell(0.05), d.bell(0.02)),
         light=light / np.linalg.norm(light), ambient=d.uniform(0.3, 0.75),
-        gain=exposure * np.array([1 + warmth, 1 + tint, 1 - warmth]), veil=max(0.0, d.uniform(-40, 48)),
+        gain=exposure * np.array([1 + warmth, 1 + tint, 1 - warmth]), veil=max(0.0, d.uniform(-40, 60)),
         blur=max(0.0, d.uniform(-0.6, 1.15)), noise=d.uniform(0, 8), jpeg_quality=40 + d.below(56),
         glasses=d.chance(0.85 if person.glasses.worn else 0.05),
         occluder=("hand", "bar", "cap", "mask", "")[min(d.below(60), 4)], scenery=d.below(1 << 30),

@@ -69,6 +69,8 @@ class Horovod(Communicator):
                 "start at most one rank per GPU"
             )
         mine = gpus[self.local_rank]
+        if tf.config.get_visible_devices("GPU") == [mine]:
+            return  # a second runtime in this process: devices are fixed once they were used
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
 

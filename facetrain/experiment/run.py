@@ -34,21 +34,20 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
     trainer_of = build.build_trainer(config, faces, runtime, show_progress)
+    manifest = {
+        **describe_environment(),
+        "config_fingerprint": config_fingerprint(config),
+        "data_fingerprint": faces.fingerprint,
+        "images": len(faces.labels),
+        "identities": faces.num_identities,
+        "batch_size": config.data.batch_size,
+        "seed": config.seed,
+        "runtime": runtime.describe(),
+        "world": runtime.world,
+    }
     if runtime.is_chief:
-        run.create(
-            dump_yaml(config),
-            {
-                **describe_environment(),
-                "config_fingerprint": config_fingerprint(config),
-                "data_fingerprint": faces.fingerprint,
-                "images": len(faces.labels),
-                "identities": faces.num_identities,
-                "batch_size": config.data.batch_size,
-                "seed": config.seed,
-                "runtime": runtime.describe(),
-                "world": runtime.world,
-            },
-        )
+        with run.explaining_full_disk():
+            run.create(dump_yaml(config), manifest)
     return _finish(trainer_of(run), show_progress)
 
 
@@ -84,6 +83,11 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
 
 
 def _finish(trainer: Any, show_progress: bool) -> dict[str, Any]:
+    with trainer.run.explaining_full_disk():
+        return _fit_and_report(trainer, show_progress)
+
+
+def _fit_and_report(trainer: Any, show_progress: bool) -> dict[str, Any]:
     from facetrain.experiment.reports import write_run_report
 
     state = trainer.fit()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import re
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facetrain.errors import InputError
-from facetrain.files import PathLike, atomic_folder, sha256_file, write_json
+from facetrain.files import PathLike, atomic_folder, is_full_disk, sha256_file, write_json
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
 _FOLDER = re.compile(r"^step-(\d{9})$")
@@ -70,7 +69,7 @@ class CheckpointStore:
                 np.savez(temporary / _ARRAYS, **arrays)
                 write_json(temporary / _STATE, {**state, "step": step, "digest": sha256_file(temporary / _ARRAYS)})
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full_disk(error):
                 raise
             size = sum(array.nbytes for array in arrays.values()) / 1e6
             raise InputError(

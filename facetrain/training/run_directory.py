@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from facetrain.errors import InputError
-from facetrain.files import PathLike, atomic_path, write_json
+from facetrain.files import PathLike, atomic_path, is_full_disk, write_json
 
 CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
 _PACKAGES = (
@@ -70,6 +71,19 @@ class RunDirectory:
         if not run.config.is_file():
             raise InputError(f"{path}: expected a run directory with {CONFIG_FILE}, found none")
         return run
+
+    @contextmanager
+    def explaining_full_disk(self) -> Iterator[None]:
+        """Turns what a full disk raises in the block into one sentence; what is in the folder stays as it is."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: a full disk, as HDF5 tells it
+            if not is_full_disk(error):
+                raise
+            raise InputError(
+                f"{self.path}: no room left on the disk; checkpoints written before are intact: free some space and go "
+                f"on with 'facetrain train --resume {self.path}'"
+            ) from error
 
     def read_manifest(self) -> dict[str, Any]:
         """Returns the manifest."""

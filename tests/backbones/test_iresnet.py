@@ -37,7 +37,7 @@ def test_arithmetic_of_the_table(name):
 
 def test_block_by_hand():
     """One block in inference, recomputed from its weights with plain tensor operations."""
-    model = iresnet((32, 32, 3), blocks=(1, 1, 1, 1), width=0.125)
+    model = iresnet((32, 32, 3), blocks=(1, 1, 1, 1), width=0.25)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         layer.set_weights([np.abs(rng.normal(size=w.shape)) * 0.3 + 0.1 for w in layer.weights])
@@ -63,9 +63,9 @@ def test_block_by_hand():
 
 
 def test_arguments_reach_the_layers():
-    model = iresnet((32, 32, 3), (1, 1, 1, 1), width=0.125, activation="relu", bn_momentum=0.8, bn_epsilon=2e-5)
+    model = iresnet((32, 32, 3), (1, 1, 1, 1), width=0.25, activation="relu", bn_momentum=0.8, bn_epsilon=2e-5)
     norms = [layer for layer in model.layers if layer.name.endswith("bn")]
     assert {(n.momentum, n.epsilon) for n in norms} == {(0.8, 2e-5)}
     assert not [w for w in model.weights if "alpha" in w.name]
-    plain = iresnet((32, 32, 3), (1, 1, 1, 1), width=0.125, padding="same")
+    plain = iresnet((32, 32, 3), (1, 1, 1, 1), width=0.25, padding="same")
     assert len(plain.layers) == len(model.layers) - 4

@@ -60,7 +60,7 @@ def test_published_numbers_of_parameters(name, gdc, flatten_fc):
     assert flatten_fc is None or round(_params(name, "flatten_fc") / 1e6, digits) == flatten_fc
 
 
-@pytest.mark.parametrize("name,width", [("mobilefacenet", 0.25), ("iresnet18", 0.125)])
+@pytest.mark.parametrize("name,width", [("mobilefacenet", 0.25), ("iresnet18", 0.25)])
 @pytest.mark.parametrize("size", [64, 80, (112, 96)])
 def test_other_sizes_train(name, width, size):
     height, side = size if isinstance(size, tuple) else (size, size)
@@ -75,7 +75,7 @@ def test_other_sizes_train(name, width, size):
 
 @pytest.mark.parametrize("name", ["mobilefacenet", "iresnet18"])
 def test_save_and_load(name, tmp_path):
-    model = backbones.create_backbone(name, (32, 32, 3), width=0.125)
+    model = backbones.create_backbone(name, (32, 32, 3), width=0.25)
     pixels = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     model(pixels, training=True)
     model.save(tmp_path / "backbone.keras")

@@ -13,7 +13,7 @@ from facetrain.data.synthetic import encode_face, face_name, render_face, render
 from facetrain.errors import InputError
 from facetrain.images import decode_image
 
-WORLD_LANDMARKS = [[75.57, 77.46], [113.08, 72.18], [101.83, 99.41], [81.17, 118.89], [112.12, 113.71]]
+WORLD_LANDMARKS = [[74.23, 76.45], [112.15, 71.62], [100.02, 98.37], [80.05, 118.34], [111.42, 113.61]]
 WORLD_PARAMETERS = [0.9662, 0.3454, 0.1905]
 MAGENTA = np.array([255.0, 0.0, 255.0])
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from facetrain.distributed import Runtime, logical_cpu_devices
+from facetrain.distributed.runtime import _split_batches
 from facetrain.errors import InputError
 from tests.distributed.workers import assert_same_training, run, train, train_multiworker
 
@@ -126,6 +127,14 @@ for make in (
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert [m for m in one.optimizer._multipliers] == [m for m in two.optimizer._multipliers]
 """
+
+
+def test_batches_of_a_worker_are_split_over_its_replicas():
+    batches = tf.data.Dataset.from_tensor_slices({"x": np.arange(8).reshape(8, 1), "y": np.arange(8)}).batch(4)
+    pieces = list(_split_batches(batches, 2).as_numpy_iterator())
+    assert [piece["y"].tolist() for piece in pieces] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert pieces[1]["x"].tolist() == [[2], [3]]
+    assert _split_batches(batches, 1) is batches
 
 
 @pytest.mark.integration

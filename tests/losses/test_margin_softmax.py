@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -74,9 +75,11 @@ def test_does_not_change_the_cosines_it_is_given():
     cosines = tf.constant([[0.5, 0.1], [0.2, 0.9]])
     before = cosines.numpy().copy()
 
+    loss = ArcFace()
+
     @tf.function
     def step():
-        values = ArcFace()([0, 1], {"logits": cosines})
+        values = loss([0, 1], {"logits": cosines})
         return values, cosines + 0.0
 
     np.testing.assert_array_equal(step()[1], before)
@@ -101,36 +104,40 @@ def test_a_new_member_is_one_hook():
     np.testing.assert_allclose(tape.gradient(values, embedding), (0.02 * share)[:, None] * directions, rtol=1e-5)
 
 
-ARC = [
-    ("arcface", s, {"margin": m, "beyond": "none", "backward": "straight_through"}) for s, m in ((64, 0.5), (30, 0.35))
-]
-COS = [("cosface", s, {"margin": m}) for s, m in ((64, 0.4), (64, 0.35), (30, 0.1))]
-# In that code a third margin above zero switches the second one off.
-COMBINED = [
-    ("combined_1.0_0.5_0.0", {"m2": 0.5, "m3": 0.0, "beyond": "none", "backward": "straight_through"}),
-    ("combined_1.0_0.0_0.4", {"m2": 0.0, "m3": 0.4}),
-    ("combined_1.0_0.3_0.2", {"m2": 0.0, "m3": 0.2}),
-    ("combined_0.9_0.4_0.15", {"m2": 0.0, "m3": 0.15}),
-]
-TORCH = [(f"{name}_s{s}_m{a['margin']}", {"name": name, "scale": s, **a}) for name, s, a in ARC + COS]
-TORCH += [(case, {"name": "combined_margin", "m1": 1.0, **arguments}) for case, arguments in COMBINED]
+@functools.lru_cache(maxsize=None)
+def _golden(name):
+    with np.load(shared_path(f"goldens/{name}.npz")) as archive:
+        return dict(archive)
+
+
+STRAIGHT = {"beyond": "none", "backward": "straight_through"}
+TORCH = {
+    "arcface_s64_m0.5": {"name": "arcface", "scale": 64.0, "margin": 0.5, **STRAIGHT},
+    "arcface_s30_m0.35": {"name": "arcface", "scale": 30.0, "margin": 0.35, **STRAIGHT},
+    "cosface_s64_m0.4": {"name": "cosface", "scale": 64.0, "margin": 0.4},
+    "cosface_s30_m0.1": {"name": "cosface", "scale": 30.0, "margin": 0.1},
+    "combined_1.0_0.5_0.0": {"name": "combined_margin", "m2": 0.5, "m3": 0.0, **STRAIGHT},
+    "combined_1.0_0.0_0.4": {"name": "combined_margin", "m2": 0.0, "m3": 0.4},
+}
 
 
 @pytest.mark.parametrize("inputs", ["cos", "cos_edge"])
-@pytest.mark.parametrize("case,spec", TORCH, ids=[case for case, _ in TORCH])
-def test_equals_arcface_torch(case, spec, inputs):
-    golden = np.load(shared_path("goldens/loss_cos.npz"))
-    if f"{case}/{inputs}/f8/loss" not in golden:
-        pytest.skip(f"no numbers for {case}")
-    loss = losses.get(spec)
+@pytest.mark.parametrize("case", TORCH)
+def test_equals_arcface_torch(case, inputs):
+    """Its ArcFace passes the gradient straight through and has no continuation; ``cos_edge`` holds the ends."""
+    golden, loss = _golden("loss_cos"), losses.get(TORCH[case])
     for dtype, tolerance in ((tf.float32, 2e-5), (tf.float64, 1e-7)):
         cosines = tf.cast(golden[inputs], dtype)
         with tf.GradientTape() as tape:
             tape.watch(cosines)
             mean = tf.reduce_mean(loss(golden["labels"], {"logits": cosines}))
-        expected = golden[f"{case}/{inputs}/f8/dcos"]
+        theirs = golden[f"{case}/{inputs}/f8/dcos"]
         np.testing.assert_allclose(mean, golden[f"{case}/{inputs}/f8/loss"], rtol=tolerance)
-        np.testing.assert_allclose(tape.gradient(mean, cosines), expected, rtol=2 * tolerance, atol=1e-9)
+        np.testing.assert_allclose(tape.gradient(mean, cosines), theirs, rtol=2 * tolerance, atol=1e-9)
+        positions = tf.stack([tf.range(len(golden["labels"])), tf.cast(golden["labels"], tf.int32)], axis=1)
+        target = loss.scale * loss.margined(tf.gather_nd(cosines, positions), {})
+        # Cosines beyond one by rounding are clipped there and scaled as they are here.
+        np.testing.assert_allclose(target, golden[f"{case}/{inputs}/f8/target_logit"], rtol=tolerance, atol=2e-5)
 
 
 MXNET = [
@@ -146,17 +153,14 @@ MXNET = [
 
 
 @pytest.mark.parametrize("m1,m2,m3", MXNET)
-@pytest.mark.parametrize("embeddings", ["E_random", "E_clustered"])
-def test_equals_insightface_mxnet(m1, m2, m3, embeddings):
-    golden = np.load(shared_path("goldens/loss_mxnet.npz"))
-    key = f"margin_{m1}_{m2}_{m3}/{embeddings}"
-    if f"{key}/dE" not in golden:
-        pytest.skip(f"no numbers for {key}")
+def test_equals_insightface_mxnet(m1, m2, m3):
+    """The whole way from embeddings and centres, with the exact gradient."""
+    golden, key = _golden("loss_mxnet"), f"margin_{m1}_{m2}_{m3}/E_random"
     loss = losses.get("combined_margin", m1=float(m1), m2=float(m2), m3=float(m3), scale=64.0, beyond="none")
     head = CosineDense(golden["W"].shape[0])
     head.build((None, golden["W"].shape[1]))
     head.centres.assign(golden["W"])
-    inputs = tf.constant(golden[embeddings])
+    inputs = tf.constant(golden["E_random"])
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         cosines = head(inputs)
@@ -165,12 +169,6 @@ def test_equals_insightface_mxnet(m1, m2, m3, embeddings):
     for ours, name in zip(tape.gradient(mean, [inputs, head.centres]), ("dE", "dW")):
         theirs = golden[f"{key}/{name}"]
         assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max(), name
-
-
-def test_golden_files_cover_the_cases():
-    cos, mxnet = np.load(shared_path("goldens/loss_cos.npz")), np.load(shared_path("goldens/loss_mxnet.npz"))
-    assert sum(f"{case}/cos/f8/dcos" in cos for case, _ in TORCH) >= 7
-    assert sum(f"margin_{a}_{b}_{c}/E_random/dE" in mxnet for a, b, c in MXNET) == len(MXNET)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +228,8 @@ def test_memory_has_no_second_matrix():
         graph = tf.function(step).get_concrete_function(*signature).graph
         in_place = {"TensorScatterUpdate", "TensorScatterAdd", "Identity", "IdentityN", "StopGradient", "Placeholder"}
         made = itertools.chain.from_iterable(op.outputs for op in graph.get_operations() if op.type not in in_place)
-        return sum(t.shape.rank == 2 and t.shape[-1] == 1000 for t in made)
+        # What nothing consumes (zeros for outputs that have no gradient) is pruned before it runs.
+        return sum(t.shape.rank == 2 and t.shape[-1] == 1000 and bool(t.consumers()) for t in made)
 
     def plain(labels, outputs):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=64.0 * outputs["logits"])

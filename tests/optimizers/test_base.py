@@ -131,12 +131,13 @@ def test_dynamic_loss_scaling_skips_what_is_not_finite():
 
 
 def test_trains_a_model_under_mixed_precision():
-    keras.utils.set_random_seed(0)
     policy = keras.mixed_precision.Policy("mixed_bfloat16")
     x, y = np.random.default_rng(0).normal(size=(64, 5)).astype("float32"), np.arange(64) % 2
     x[:, 0] += 3 * y
-    layers = [keras.layers.Dense(8, "relu", dtype=policy), keras.layers.Dense(2, dtype="float32")]
-    model = keras.Sequential([keras.Input((5,)), *layers])
+    first, second = keras.initializers.GlorotUniform(1), keras.initializers.GlorotUniform(2)
+    hidden = keras.layers.Dense(8, "relu", kernel_initializer=first, dtype=policy)
+    out = keras.layers.Dense(2, kernel_initializer=second, dtype="float32")
+    model = keras.Sequential([keras.Input((5,)), hidden, out])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(make("mxnet_sgd", decay_rule="mxnet"), loss)
     history = model.fit(x, y, epochs=8, batch_size=16, verbose=0).history["loss"]

@@ -186,9 +186,10 @@ def test_equals_keras_sgd_with_l2_of_half_the_decay():
     x, y = rng.normal(size=(20, 8, 6)).astype("float32"), rng.integers(0, 3, (20, 8))
 
     def train(regularizer, optimizer):
-        keras.utils.set_random_seed(0)
-        hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=regularizer, name="hidden")
-        model = keras.Sequential([keras.Input((6,)), hidden, keras.layers.Dense(3, name="out")])
+        first, second = keras.initializers.GlorotUniform(1), keras.initializers.GlorotUniform(2)
+        hidden = keras.layers.Dense(5, "tanh", kernel_initializer=first, kernel_regularizer=regularizer, name="hidden")
+        out = keras.layers.Dense(3, kernel_initializer=second, name="out")
+        model = keras.Sequential([keras.Input((6,)), hidden, out])
         for images, labels in zip(x, y):
             with tf.GradientTape() as tape:
                 loss = keras.losses.sparse_categorical_crossentropy(labels, model(images), from_logits=True)
