@@ -13,8 +13,8 @@ export XDG_CACHE_HOME=$out/cache
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
-step "1/7 photographs of 320 people to learn from and of 100 others to be judged by"
-facetrain data synth "$out/photos/train" --identities 320 --images 16 --seed 1
+step "1/7 photographs of 300 people to learn from and of 100 others to be judged by"
+facetrain data synth "$out/photos/train" --identities 300 --images 20 --seed 1
 facetrain data synth "$out/photos/heldout" --identities 100 --images 12 --seed 1 --first-identity 100000 --pairs 6000
 
 step "2/7 alignment by landmarks"

@@ -28,7 +28,8 @@ case "$python" in
     /*) ;;
     *) python=$PWD/$python ;; # the build changes folders
 esac
-"$python" -c '' 2>/dev/null || fail "$python does not run: make .venv with 'make setup', or set PYTHON to an interpreter"
+"$python" -c '' 2>/dev/null ||
+    fail "$python does not run: make .venv with 'make setup', or set PYTHON to an interpreter"
 
 # Prints e.g. cp311-tf2.15.1-x86_64: what a wheel fits.
 fingerprint() {
@@ -108,7 +109,7 @@ prepare_gpu() {
     export HOROVOD_GPU_OPERATIONS=NCCL
     [ -z "${HOROVOD_NCCL_HOME:-}${HOROVOD_NCCL_INCLUDE:-}" ] || return 0
     local nccl
-    nccl=$("$python" -c 'import importlib.util as u; s = u.find_spec("nvidia.nccl"); print(*(s.submodule_search_locations if s else ()))' 2>/dev/null) || true
+    nccl=$("$python" -c 'import nvidia.nccl; print(next(iter(nvidia.nccl.__path__)))' 2>/dev/null) || true
     [ -n "$nccl" ] || return 0
     mkdir -p "$work/nccl"
     ln -sf "$nccl/lib/libnccl.so.2" "$work/nccl/libnccl.so"
@@ -123,7 +124,8 @@ build() {
     say "building $version for $fits ($kind), which takes 2 to 5 minutes on two cores"
     # Without build isolation, which would hide TensorFlow; CMake 4 refuses the old minimum that Horovod states.
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 \
-        HOROVOD_WITHOUT_MPI=1 CMAKE_POLICY_VERSION_MINIMUM=3.5 PATH="$(dirname "$python"):$PATH" \
+        HOROVOD_WITHOUT_MPI=1 CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" \
+        PATH="$(dirname "$python"):$PATH" \
         "$python" -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps --no-cache-dir \
         --wheel-dir "$work/wheel" "horovod==$version" >"$log" 2>&1 || {
         tail -n 30 "$log" >&2
@@ -135,7 +137,8 @@ build() {
 }
 
 fits=$(fingerprint)
-[ -n "$fits" ] || fail "$python has no TensorFlow: install it first, Horovod is built against it ('make setup' does both)"
+[ -n "$fits" ] ||
+    fail "$python has no TensorFlow: install it first, Horovod is built against it ('make setup' does both)"
 if works >/dev/null 2>&1; then
     say "$version ($kind) is installed and works"
     exit 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tensorflow import keras
+
+_COUNTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D, keras.layers.Dense)
 
 
 def count_flops(model: keras.Model) -> int:
@@ -18,32 +21,29 @@ def count_flops(model: keras.Model) -> int:
     Raises:
         ValueError: if a layer's output size is not fixed.
     """
-    return sum(_layer_flops(layer) for layer in model.layers)
+    # The nodes of the graph are the calls that belong to this model; a layer knows its calls in other models too.
+    calls = (node for nodes in model._nodes_by_depth.values() for node in nodes)
+    return sum(_call_flops(node.layer, node.input_shapes, node.output_shapes) for node in calls)
 
 
-def _layer_flops(layer: keras.layers.Layer) -> int:
+def _call_flops(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> int:
     if isinstance(layer, keras.Model):
-        return count_flops(layer) * max(1, len(layer.inbound_nodes) - 1)
-    counted = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D, keras.layers.Dense)
-    if not isinstance(layer, counted):
+        return count_flops(layer)
+    if not isinstance(layer, _COUNTED):
         return 0
-    return sum(_call_flops(layer, node) for node in range(len(layer.inbound_nodes)))
-
-
-def _call_flops(layer: keras.layers.Layer, node: int) -> int:
-    inputs, outputs = layer.get_input_shape_at(node), layer.get_output_shape_at(node)
     if None in (*inputs[1:], *outputs[1:]):
-        raise ValueError(
-            f"layer {layer.name!r} has no fixed size ({inputs} -> {outputs}): build with a fixed input size"
-        )
+        sizes = f"{tuple(inputs)} -> {tuple(outputs)}"
+        raise ValueError(f"layer {layer.name!r} has no fixed size ({sizes}): build the model with a fixed input size")
+    positions = math.prod(outputs[1:-1])
+    if isinstance(layer, keras.layers.Dense):
+        return positions * inputs[-1] * outputs[-1]
+    taps = math.prod(layer.kernel_size)
     if isinstance(layer, keras.layers.SeparableConv2D):
         middle = inputs[-1] * layer.depth_multiplier
-        return math.prod(outputs[1:3]) * middle * (math.prod(layer.kernel_size) + outputs[-1])
+        return positions * middle * (taps + outputs[-1])
     if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return math.prod(outputs[1:]) * math.prod(layer.kernel_size)
+        return positions * outputs[-1] * taps
     if isinstance(layer, keras.layers.Conv2DTranspose):
         # Each input position is multiplied into a whole kernel, so the input's size counts, not the output's.
-        return math.prod(inputs[1:]) * outputs[-1] * math.prod(layer.kernel_size)
-    if isinstance(layer, keras.layers.Conv2D):
-        return math.prod(outputs[1:]) * inputs[-1] * math.prod(layer.kernel_size) // layer.groups
-    return math.prod(outputs[1:]) * inputs[-1]
+        return math.prod(inputs[1:]) * outputs[-1] * taps
+    return positions * inputs[-1] // layer.groups * outputs[-1] * taps

@@ -161,7 +161,8 @@ def _schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedule
         stages = list(group)
         length = sum(_stage_steps(stage, steps_per_epoch) for stage in stages)
         spec = schedules.resolve(stages[0].schedule, steps_per_epoch, config.data.batch_size, length)
-        parts.append(schedules.get(spec))
+        # MXNet's count updates from 1; everything here counts those already made.
+        parts.append(schedules.by_iterations(schedules.get(spec)))
         starts.append(begin)
         begin += length
     return parts[0] if len(parts) == 1 else StagedSchedule(parts, starts)

@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.serialization import serializable
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -73,9 +75,11 @@ def segments(stages: Sequence[Stage]) -> list[Segment]:
 
 def fit_parts(first: int, end: int, per_epoch: int) -> list[FitPart]:
     """Cuts the updates [first, end) at epoch boundaries: a rest of an epoch, whole epochs, a beginning of one."""
+    if first >= end:
+        return []
     parts = []
     epoch, skip = divmod(first, per_epoch)
-    if skip and first < end:
+    if skip:
         steps = min(per_epoch - skip, end - first)
         parts.append(FitPart(epoch, skip, epoch + 1, steps))
         epoch += 1
@@ -87,18 +91,20 @@ def fit_parts(first: int, end: int, per_epoch: int) -> list[FitPart]:
     return parts
 
 
+@serializable
 class StagedSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """One schedule after another, each counting its updates from its own beginning.
 
     Args:
-        schedules: the parts.
+        schedules: the parts, or their Keras configurations; each counts from 0.
         starts: the update at which each begins; the first is 0.
     """
 
-    def __init__(self, schedules: Sequence[keras.optimizers.schedules.LearningRateSchedule], starts: Sequence[int]):
+    def __init__(self, schedules: Sequence[Any], starts: Sequence[int]):
         if len(schedules) != len(starts) or starts[0] != 0 or list(starts) != sorted(starts):
             raise ValueError(f"expected one rising start per schedule, beginning with 0, received {list(starts)}")
-        self.schedules = list(schedules)
+        deserialize = keras.optimizers.schedules.deserialize
+        self.schedules = [deserialize(s) if isinstance(s, dict) else s for s in schedules]
         self.starts = list(starts)
 
     def __call__(self, step: Any) -> tf.Tensor:
@@ -110,8 +116,8 @@ class StagedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {"schedules": self.schedules, "starts": self.starts}
+        """Returns the constructor's arguments, the parts serialised."""
+        return {"schedules": [keras.optimizers.schedules.serialize(s) for s in self.schedules], "starts": self.starts}
 
 
 def _without_scale(loss: keras.losses.Loss) -> dict[str, Any]:

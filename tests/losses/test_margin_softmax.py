@@ -104,7 +104,7 @@ def test_a_new_member_is_one_hook():
     np.testing.assert_allclose(tape.gradient(values, embedding), (0.02 * share)[:, None] * directions, rtol=1e-5)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _golden(name):
     with np.load(shared_path(f"goldens/{name}.npz")) as archive:
         return dict(archive)

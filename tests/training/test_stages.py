@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow import keras
 
-from facetrain import losses
+from facetrain import losses, schedules
 from facetrain.training.stages import Stage, StagedSchedule, first_steps, fit_parts, segments
 
 
@@ -47,6 +47,25 @@ def test_staged_schedule_counts_from_each_beginning():
     decay = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.0)
     staged = StagedSchedule([decay, keras.optimizers.schedules.PolynomialDecay(0.5, 4, 0.1)], [0, 6])
     assert [round(float(staged(step)), 4) for step in (0, 5, 6, 8, 10, 99)] == [1.0, 0.5, 0.5, 0.3, 0.1, 0.1]
+
+
+def test_staged_schedule_goes_round_through_keras_configuration():
+    parts = [schedules.get({"name": "warmup_cosine", "peak_lr": 1.0, "total_steps": 6}), _mxnet_factor()]
+    staged = StagedSchedule(parts, [0, 6])
+    serialize, deserialize = keras.optimizers.schedules.serialize, keras.optimizers.schedules.deserialize
+    again = deserialize(serialize(staged))
+    assert [float(again(step)) for step in range(12)] == [float(staged(step)) for step in range(12)]
+
+
+def _mxnet_factor():
+    return schedules.by_iterations(schedules.get({"name": "mxnet_factor", "base_lr": 0.5, "step": 2, "factor": 0.1}))
+
+
+def test_mxnet_parts_count_their_first_update_as_one():
+    """MXNet changes only when num_update > boundary, and calls its first update 1: updates 1, 2 at the base rate."""
+    staged = StagedSchedule([_mxnet_factor(), _mxnet_factor()], [0, 3])
+    expected = [0.5, 0.5, 0.05, 0.5, 0.5, 0.05, 0.05, 0.005]
+    assert [float(staged(step)) for step in range(8)] == pytest.approx(expected)
 
 
 def test_staged_schedule_refuses_starts_out_of_order():
