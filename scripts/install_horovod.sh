@@ -132,7 +132,6 @@ build() {
         cp "$log" "${TMPDIR:-/tmp}/horovod-build.log"
         fail "the build failed; the whole log is in ${TMPDIR:-/tmp}/horovod-build.log"
     }
-    mkdir -p "$cache"
     mv -f "$work"/wheel/horovod-*.whl "$cache/"
 }
 
@@ -144,9 +143,10 @@ if works >/dev/null 2>&1; then
     exit 0
 fi
 cache=${FACETRAIN_WHEEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/facetrain/wheels}/$fits-$kind
+mkdir -p "$cache"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-wheel=$(find "$cache" -maxdepth 1 -name "horovod-$version-*.whl" 2>/dev/null | head -n 1)
+wheel=$(find "$cache" -maxdepth 1 -name "horovod-$version-*.whl" | head -n 1)
 if [ -n "$wheel" ]; then
     say "installing $wheel"
     need_modules
