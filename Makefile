@@ -32,7 +32,7 @@ demo: $(VENV)/.locked ## train, judge and export a model on generated faces
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: setup ## run the tests (PYTEST_ARGS="tests/config -x" for some)
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.locked ## check style
 	@$(BIN)/ruff check --quiet .
