@@ -13,6 +13,7 @@ _HOME = {
     "SeededDropout": "dropout",
     "l2_normalize": "cosine",
 }
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

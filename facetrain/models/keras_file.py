@@ -9,6 +9,7 @@ from typing import Any
 
 from tensorflow import keras
 
+from facetrain import layers
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 from facetrain.serialization import PACKAGE
@@ -72,7 +73,6 @@ def _foreign_names(config: Any) -> set[str]:
 
 
 def _register_own_classes() -> None:
-    """Imports the modules whose layers may stand in an embedding model, so that Keras finds them by name."""
-    from facetrain.layers import cosine, depthwise, dropout
-
-    del cosine, depthwise, dropout
+    """Imports every layer of this package, so that Keras finds them by their registered names."""
+    for name in layers.__all__:
+        getattr(layers, name)
