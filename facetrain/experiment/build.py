@@ -136,6 +136,7 @@ def _options(config: Config, order: EpochOrder, show_progress: bool) -> Training
         steps_per_epoch=order.steps_per_epoch,
         checkpoint_every=steps(train.checkpoint_every),
         evaluate_every=steps(train.evaluate_every),
+        evaluates=bool(config.evaluate),
         log_every=train.log_every,
         keep_checkpoints=train.keep_checkpoints,
         tensorboard=train.tensorboard,

@@ -35,6 +35,7 @@ class TrainingOptions:
         steps_per_epoch: updates in an epoch.
         checkpoint_every: updates between checkpoints.
         evaluate_every: updates between evaluations.
+        evaluates: whether anything is evaluated, be it on another rank.
         log_every: updates between rows of metrics.
         keep_checkpoints: how many checkpoints stay.
         tensorboard: write event files too.
@@ -44,6 +45,7 @@ class TrainingOptions:
     steps_per_epoch: int
     checkpoint_every: int
     evaluate_every: int
+    evaluates: bool = False
     log_every: int = 10
     keep_checkpoints: int = 3
     tensorboard: bool = True

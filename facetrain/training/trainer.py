@@ -135,7 +135,8 @@ class Trainer:
         self.recognizer.stop_training = False
 
         def evaluates(step: int) -> bool:
-            return bool(self.evaluators) and (step % options.evaluate_every == 0 or step == state.total_steps)
+            # The same on all ranks, also on those without evaluators: they meet to average their statistics.
+            return options.evaluates and (step % options.evaluate_every == 0 or step == state.total_steps)
 
         def saves(step: int) -> bool:
             return step % options.checkpoint_every == 0 or step == state.total_steps

@@ -18,6 +18,7 @@ def test_identical_pictures_are_told_from_others():
     assert figures["accuracy"] == 1.0 and figures["auc"] == 1.0 and figures["tar@far=1e-1"] == 1.0
     assert list(figures) == [
         "accuracy", "accuracy_std", "best_threshold_accuracy", "auc", "eer", "tar@far=1e-1", "threshold",
+        "threshold_far",
     ]  # fmt: skip
     assert all(isinstance(value, float) for value in figures.values())
 

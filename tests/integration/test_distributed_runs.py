@@ -56,7 +56,7 @@ def test_mirrored_on_two_logical_cpus_equals_one_device_without_normalisation(tm
     """With frozen-free statistics out of the way, two replicas with half the batch make the same updates."""
     results = {}
     for name, extra in (("one", {}), ("two", {"runtime__kind": "mirrored", "runtime__devices": "[CPU:0,CPU:1]"})):
-        arguments = train_arguments(tmp_path / "runs", name, train__epochs=1, **extra)
+        arguments = train_arguments(tmp_path / "runs", name, train__epochs=1, schedule__warmup_steps=2, **extra)
         summary = last_json(facetrain(*arguments, "--json", cache=tmp_path / "cache"))
         assert summary["steps"] == 6
         results[name] = CheckpointStore(tmp_path / "runs" / name / "checkpoints").latest().arrays

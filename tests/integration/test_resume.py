@@ -63,10 +63,9 @@ def assert_equal_runs(folder, name):
 
 
 def test_killed_in_mid_epoch_and_resumed_equals_the_uninterrupted_run(whole):
-    process = start(whole, "killed")
-    wait_for_step(whole, "killed", 10, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with start(whole, "killed") as process:
+        wait_for_step(whole, "killed", 10, process)
+        process.send_signal(signal.SIGKILL)
     before = CheckpointStore(whole / "runs" / "killed" / "checkpoints").steps()
     assert before[-1] in (8, 12)
     done = facetrain("train", "--resume", whole / "runs" / "killed", cache=whole / "cache")
@@ -75,10 +74,10 @@ def test_killed_in_mid_epoch_and_resumed_equals_the_uninterrupted_run(whole):
 
 
 def test_ctrl_c_saves_and_resumes(whole):
-    process = start(whole, "stopped")
-    wait_for_step(whole, "stopped", 6, process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130, process.stderr.read().decode()
+    with start(whole, "stopped") as process:
+        wait_for_step(whole, "stopped", 6, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130, process.stderr.read().decode()
     steps = CheckpointStore(whole / "runs" / "stopped" / "checkpoints").steps()
     assert steps and steps[-1] >= 6
     done = facetrain("train", "--resume", whole / "runs" / "stopped", cache=whole / "cache")

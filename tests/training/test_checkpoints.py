@@ -102,10 +102,10 @@ def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints(tmp_path):
     rng = np.random.default_rng(0)
     for attempt in range(6):
         folder = tmp_path / str(attempt)
-        process = subprocess.Popen([sys.executable, "-c", _WRITER, str(folder)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "1\n"
-        time.sleep(rng.uniform(0, 0.15))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        command = [sys.executable, "-c", _WRITER, str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "1\n"
+            time.sleep(rng.uniform(0, 0.15))
+            process.send_signal(signal.SIGKILL)
         found = CheckpointStore(folder, keep=2).latest()
         assert all((value == found.state["step"]).all() for value in found.arrays.values())

@@ -69,6 +69,7 @@ def _trainer(folder, stages=None, evaluators=(), poison=None, schedule=lambda st
     if not run.path.exists():
         run.create("name: x\n", {})
     settings = {"checkpoint_every": STEPS, "evaluate_every": STEPS, "log_every": 2, "tensorboard": False, **options}
+    settings["evaluates"] = bool(evaluators)
     return Trainer(
         recognizer,
         stages,
