@@ -76,15 +76,23 @@ class RecordIOReader:
     def __init__(self, path: PathLike, idx: PathLike | None = None, show_progress: bool = False):
         self.path = Path(path)
         self._file = RecordFile(path, is_boundary=lambda offset: self.index.holds_offset(offset))
+        try:
+            self.index = self._find_index(idx, show_progress)
+        except RecordError:
+            self.close()
+            raise
+
+    def _find_index(self, idx: PathLike | None, show_progress: bool) -> RecordIndex:
         beside = self.path.with_suffix(".idx")
-        if idx is not None or beside.exists():
-            self.index = read_index(beside if idx is None else idx)
-            if not len(self.index) and self._file.size:
-                what = f"it is empty, but {self.path.name} has {self._file.size} bytes: delete it to have it rebuilt"
-                raise RecordError(self.index.path, what)
-        else:
-            self.index = scan_index(path, show_progress=show_progress)
-            _save_rebuilt(self.index)
+        if idx is None and not beside.exists():
+            index = scan_index(self.path, show_progress=show_progress)
+            _save_rebuilt(index)
+            return index
+        index = read_index(beside if idx is None else idx)
+        if not len(index) and self._file.size:
+            what = f"it is empty, but {self.path.name} has {self._file.size} bytes: delete it to have it rebuilt"
+            raise RecordError(index.path, what)
+        return index
 
     @property
     def keys(self) -> np.ndarray | list[str]:

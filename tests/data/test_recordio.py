@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import pickle
@@ -341,6 +342,7 @@ def fuzz_in_one_place(path: Path, rng: np.random.Generator, rounds: int) -> int:
             return whole + bytes(difference) if 0 <= difference <= 3 else whole[:difference]
 
         refused += check_readable(path, expected)
+        collect(number)
     return refused
 
 
@@ -357,7 +359,14 @@ def fuzz_everywhere(path: Path, rng: np.random.Generator, rounds: int, changes: 
         damaged = data.tobytes()
         replace(path, damaged)
         refused += check_readable(path, lambda row, _, damaged=damaged: slow_read(damaged, offsets[row]))
+        collect(number)
     return refused
+
+
+def collect(number: int) -> None:
+    """Frees the maps that tracebacks of refused files hold, before thousands of them use up all file descriptors."""
+    if number % 200 == 0:
+        gc.collect()
 
 
 @pytest.mark.parametrize("rounds", [400, pytest.param(10_000, marks=pytest.mark.slow)])
