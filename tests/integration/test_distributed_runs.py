@@ -52,7 +52,7 @@ def test_horovodrun_trains_the_smoke_config_on_two_ranks(tmp_path):
 
 
 def test_mirrored_trains_the_smoke_config_on_two_logical_cpus(tmp_path):
-    """That two replicas make the update of one device is proved without normalisation in tests/models/test_mirrored.py."""
+    """That two replicas make the update of one device is proved in tests/models/test_mirrored.py."""
     extra = {"runtime__kind": "mirrored", "runtime__devices": "[CPU:0,CPU:1]", "schedule__warmup_steps": 2}
     arguments = train_arguments(tmp_path / "runs", "two", train__epochs=1, **extra)
     summary = last_json(facetrain(*arguments, "--json", cache=tmp_path / "cache"))
