@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from facetrain.data import DecodedCache, DecodingImages, EpochOrder, build_pipeline, open_source
+from facetrain.data import DecodedCache, DecodingImages, EpochOrder, build_pipeline, open_source, pack_folder
 from facetrain.data.folder_source import FolderSource
 from facetrain.data.sources import FaceSource
 from facetrain.images import encode_jpeg
@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--images", help="folder of 112x112 JPEGs, one subfolder per identity; default: generated faces"
     )
-    parser.add_argument("--count", type=int, default=20_000, help="images after repeating, 37.6 kB each on the disk")
+    parser.add_argument("--count", type=int, default=50_000, help="images after repeating, 37.6 kB each on the disk")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=1.0, help="per line and round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -99,7 +99,10 @@ def _subjects(
     source: FolderSource, options: argparse.Namespace, scratch: str, cores: int
 ) -> dict[str, Callable[[], Batches]]:
     repeated = RepeatedSource(source, options.count)
-    cache = DecodedCache.open_or_build(repeated, SIZE, scratch)
+    cache = DecodedCache.open_or_build(repeated, SIZE, Path(scratch) / "cache")
+    pack_folder(repeated, Path(scratch) / "packed")
+    records = open_source(Path(scratch) / "packed")
+    tfrecord = _tfrecord(repeated, Path(scratch) / "train.tfrecord")
     order = EpochOrder(options.count, options.batch)
 
     def ours(augmentations, images=cache.images) -> Batches:
@@ -110,9 +113,11 @@ def _subjects(
         f"cv2.imdecode, {cores} threads": lambda: _decode(repeated, order, cores),
         "plain tf.data from files, flip": lambda: _plain(source, options.batch, _flip),
         "plain tf.data from files, flip + crop + color": lambda: _plain(source, options.batch, _flip_crop_color),
+        "plain tf.data from files, flip + warp + color": lambda: _plain(source, options.batch, _flip_warp_color),
+        "plain tf.data from TFRecord, flip": lambda: _plain_tfrecord(tfrecord, options.batch),
         "numpy memmap gather": lambda: _gather(cache.images, order, False),
         "numpy memmap gather, flip": lambda: _gather(cache.images, order, True),
-        "facetrain, decoding each time, flip": lambda: ours("flip", DecodingImages(repeated, SIZE)),
+        "facetrain, .rec, decoding each time, flip": lambda: ours("flip", DecodingImages(records, SIZE)),
         "facetrain, cached": lambda: ours(()),
         "facetrain, cached, flip": lambda: ours("flip"),
         "facetrain, cached, flip + crop + color": lambda: ours(COLOR_CROP),
@@ -139,10 +144,11 @@ def _measure(subjects: dict[str, Callable[[], Batches]], options: argparse.Names
 
 def _table(rates: dict[str, float], num_images: int, options: argparse.Namespace, cores: int) -> None:
     gather, files = rates["numpy memmap gather, flip"], rates["plain tf.data from files, flip"]
+    limit = rates[f"cv2.imdecode, {cores} threads"]
     print(f"{num_images} JPEGs of 112x112, repeated to {options.count}; batch {options.batch}, {cores} cores\n")
-    print(f"{'':48} images/s  x gather+flip  x tf.data files")
+    print(f"{'':48} images/s  x decode limit  x gather+flip  x tf.data files")
     for name, rate in rates.items():
-        print(f"{name:48} {rate:8,.0f}  {rate / gather:13.2f}  {rate / files:15.2f}")
+        print(f"{name:48} {rate:8,.0f}  {rate / limit:14.2f}  {rate / gather:13.2f}  {rate / files:15.2f}")
 
 
 def _decode(source: RepeatedSource, order: EpochOrder, threads: int) -> Batches:
@@ -189,6 +195,30 @@ def _plain(source: FolderSource, batch: int, change: Callable[[tf.Tensor], tf.Te
     return iter(dataset.prefetch(2))
 
 
+def _tfrecord(source: RepeatedSource, path: Path) -> str:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for data, label in zip(source.read(range(source.num_images)), source.labels.tolist()):
+            features = {
+                "image_jpeg": tf.train.Feature(bytes_list=tf.train.BytesList(value=[data])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    return str(path)
+
+
+def _plain_tfrecord(path: str, batch: int) -> Batches:
+    """As ``_plain``, reading one file from its start, with the usual shuffling in a buffer."""
+    fields = {"image_jpeg": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+
+    def load(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        example = tf.io.parse_single_example(record, fields)
+        return _flip(tf.io.decode_jpeg(example["image_jpeg"], channels=3)), example["label"]
+
+    dataset = tf.data.TFRecordDataset(path).shuffle(4096).repeat()
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch, drop_remainder=True)
+    return iter(dataset.prefetch(2))
+
+
 def _flip(image: tf.Tensor) -> tf.Tensor:
     return tf.image.random_flip_left_right(image)
 
@@ -196,6 +226,27 @@ def _flip(image: tf.Tensor) -> tf.Tensor:
 def _flip_crop_color(image: tf.Tensor) -> tf.Tensor:
     image = tf.image.random_flip_left_right(image)
     image = tf.image.random_crop(tf.image.resize_with_crop_or_pad(image, SIZE + 8, SIZE + 8), [SIZE, SIZE, 3])
+    return _color(image)
+
+
+def _flip_warp_color(image: tf.Tensor) -> tf.Tensor:
+    image = tf.image.random_flip_left_right(image)
+    angle, zoom = tf.random.uniform([], -0.17, 0.17), tf.random.uniform([], 0.9, 1.1)
+    shift = tf.random.uniform([2], -4.0, 4.0)
+    a, b, centre = tf.cos(angle) * zoom, tf.sin(angle) * zoom, (SIZE - 1) / 2
+    x, y = centre - a * centre + b * centre + shift[0], centre - b * centre - a * centre + shift[1]
+    image = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.stack([a, -b, x, b, a, y, 0.0, 0.0])[None],
+        output_shape=[SIZE, SIZE],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )[0]
+    return _color(image)
+
+
+def _color(image: tf.Tensor) -> tf.Tensor:
     image = tf.image.random_brightness(image, 0.2)
     image = tf.image.random_contrast(image, 0.8, 1.2)
     return tf.image.random_saturation(image, 0.8, 1.2)
