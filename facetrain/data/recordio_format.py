@@ -143,20 +143,27 @@ def frame(content: bytes) -> bytes:
     return b"".join(out)
 
 
+def _knows_no_boundary(offset: int) -> bool:
+    return False
+
+
 class RecordFile:
     """A ``.rec`` file mapped into memory and addressed by byte offset; opening it reads no record.
 
     Args:
         path: the file.
+
+    Attributes:
+        size: bytes in the file.
         is_boundary: says whether an offset is known, from an index, to be the start of a record. It lets an intact
             record be read when only the record behind it is damaged.
     Raises:
         RecordError: if the file is missing or cannot be mapped.
     """
 
-    def __init__(self, path: PathLike, is_boundary: Callable[[int], bool] = lambda offset: False):
+    def __init__(self, path: PathLike):
         self.path = Path(path)
-        self._is_boundary = is_boundary
+        self.is_boundary: Callable[[int], bool] = _knows_no_boundary
         try:
             with open(self.path, "rb") as handle:
                 self.size = handle.seek(0, 2)
@@ -166,13 +173,23 @@ class RecordFile:
             raise RecordError(path, f"cannot be opened as a record file: {error.strerror}") from error
 
     def close(self) -> None:
-        """Lets go of the file; reading afterwards is an error."""
-        # Views may still be about, in tracebacks for instance: the map goes when the last of them does.
-        self._bytes, self.size = b"", 0
+        """Unmaps the file and closes its descriptor; reading afterwards is an error."""
+        mapped, self._bytes, self.size = self._bytes, b"", 0
+        if isinstance(mapped, mmap.mmap):
+            try:
+                mapped.close()
+            except BufferError:
+                pass  # another thread is copying words: the map goes with its view
 
-    def words(self) -> np.ndarray:
-        """Returns the file as little-endian uint32 [size // 4], without copying."""
-        return np.frombuffer(self._bytes, dtype="<u4", count=self.size // 4)
+    def words(self, places: np.ndarray) -> np.ndarray:
+        """Returns copies of the little-endian uint32 at ``places``, counted in words of 4 bytes."""
+        return np.frombuffer(self._bytes, dtype="<u4", count=self.size // 4)[places]
+
+    def forget(self, start: int, end: int) -> None:
+        """Takes the pages of bytes ``start`` to ``end`` out of this process's memory; reading maps them again."""
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        if isinstance(self._bytes, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and first < end:
+            self._bytes.madvise(mmap.MADV_DONTNEED, first, min(end, self.size) - first)
 
     def slice(self, start: int, length: int) -> bytes:
         """Returns ``length`` bytes from ``start``, fewer at the end of the file."""
@@ -194,7 +211,7 @@ class RecordFile:
             content = MARK_BYTES.join(parts)
         elif kind != WHOLE:
             raise self._no_start(kind, offset)
-        if end != self.size and not self._starts_record(end) and not self._is_boundary(end):
+        if end != self.size and not self._starts_record(end) and not self.is_boundary(end):
             what = "where neither a record nor the end of the file is: its length or what follows is wrong"
             raise self._damaged(offset, f"it ends at {end}, {what}")
         return content, end

@@ -67,9 +67,9 @@ class RecordIndex:
         return row if row < len(self) and self.keys[row] == key else None
 
     def by_key(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
-        """Returns the lines, int64 [N], and the keys in ascending order; keys that are strings stay as they are."""
+        """Returns the lines, integers [N], and the keys in ascending order; keys that are strings stay as they are."""
         if self._order is None or isinstance(self.keys, list):
-            return np.arange(len(self)), self.keys
+            return np.arange(len(self), dtype=np.int32 if len(self) < 2**31 else np.int64), self.keys
         return self._order, self.keys[self._order]
 
     def holds_offset(self, offset: int) -> bool:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import pickle
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from facetrain.data import recordio, recordio_format, recordio_index
 from facetrain.data.recordio import Record, RecordError, RecordIOReader, RecordIOWriter
 from facetrain.errors import InputError
-from tests.data.record_rules import MARK, MARK_BYTES, slow_frame, slow_parts, slow_read, slow_records, slow_unpack
+from tests.data.record_rules import MARK, MARK_BYTES, slow_frame, slow_parts, slow_records, slow_unpack
 from tests.shared import shared_path
 
 GOLDENS = {
@@ -259,127 +258,6 @@ def test_a_length_never_causes_an_allocation(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
-
-
-def fuzzed_file(folder: Path, rng: np.random.Generator) -> Path:
-    marked = [MARK_BYTES * 3, b"ab" + MARK_BYTES, b"abcd" + MARK_BYTES + b"e"]
-    payloads = [rng.bytes(n) for n in (0, 1, 3, 4, 90)] + marked
-    batch = [Record.of(data, [2.0, 3.0] if n % 3 == 0 else float(n), n) for n, data in enumerate(payloads)]
-    return write(folder / "fuzz.rec", enumerate(batch))
-
-
-def check_readable(path: Path, expected) -> int:
-    """Reads a damaged file in every way; returns how many records were refused.
-
-    Args:
-        path: the file; its index is intact.
-        expected: what a record's content has to be where it is not refused, by its line in the index.
-    """
-    refused = 0
-    with RecordIOReader(path) as reader:
-        headers = reader.headers(np.arange(len(reader)))
-        for row, key in enumerate(reader.keys.tolist()):
-            try:
-                content = reader.read_bytes(key)
-                record = Record.unpack(content)
-            except ValueError:
-                refused += 1
-                continue
-            assert content == expected(row, content)
-            assert repr(record) == repr(reader[key])  # equal even with a label that is not a number
-            assert headers.payload_bytes[row] == len(record.payload)
-            label = record.label[0] if record.flag else record.label
-            assert headers.labels[row, 0].tobytes() == np.float32(label).tobytes() or np.isnan(label)
-        consume(reader)
-    try:
-        offsets = recordio.scan_index(path).offsets
-    except RecordError:
-        pass
-    else:
-        assert offsets.tolist() == sorted(set(offsets.tolist()))
-    return refused
-
-
-def replace(path: Path, data: bytes) -> None:
-    path.unlink()  # some file systems write a file through to the disk when it is cut and written again
-    path.write_bytes(data)
-
-
-def consume(reader: RecordIOReader) -> None:
-    try:
-        for _ in reader:
-            pass
-    except RecordError:
-        pass
-
-
-def fuzz_in_one_place(path: Path, rng: np.random.Generator, rounds: int) -> int:
-    """Damages one place of a file at a time: what is then read is refused, or is what stands at the record's place.
-
-    The format has no checksum: changes within a record's data pass, and a length may vary by the zeros of its padding.
-    """
-    original = path.read_bytes()
-    parts = slow_parts(original)
-    spans: list[list[slice]] = []
-    for at, kind, length in parts:
-        span = slice(at + 8, at + 8 + length)
-        spans.append([span]) if kind in (0, 1) else spans[-1].append(span)
-    refused = 0
-    for number in range(rounds):
-        data = bytearray(original)
-        # Half of the rounds aim at the frames, where a change is meanest.
-        start = parts[rng.integers(len(parts))][0] + rng.integers(8) if number % 2 else rng.integers(len(data))
-        width = int(rng.integers(1, 5))
-        data[start : start + width] = rng.choice([rng.bytes(width), bytes(width), b"\xff" * width])
-        if rng.integers(8) == 0:
-            del data[rng.integers(len(data) + 1) :]
-        damaged = bytes(data)
-        replace(path, damaged)
-
-        def expected(row: int, content: bytes, damaged: bytes = damaged) -> bytes:
-            whole = MARK_BYTES.join(damaged[part] for part in spans[row])
-            difference = len(content) - len(whole)
-            return whole + bytes(difference) if 0 <= difference <= 3 else whole[:difference]
-
-        refused += check_readable(path, expected)
-        collect(number)
-    return refused
-
-
-def fuzz_everywhere(path: Path, rng: np.random.Generator, rounds: int, changes: int) -> int:
-    """Damages many places at once: nothing crashes, hangs or grows, and what is read is read by MXNet's rules."""
-    original = path.read_bytes()
-    offsets = [offset for offset, _ in slow_records(original)]
-    frames = np.array([at + byte for at, _, _ in slow_parts(original) for byte in range(8)])
-    refused = 0
-    for number in range(rounds):
-        data = np.frombuffer(original, np.uint8).copy()
-        places = rng.choice(frames if number % 2 else len(data), changes)
-        data[places] = rng.choice([rng.integers(256), 0, 1, 255, data[places[0]] ^ 32], changes)
-        damaged = data.tobytes()
-        replace(path, damaged)
-        refused += check_readable(path, lambda row, _, damaged=damaged: slow_read(damaged, offsets[row]))
-        collect(number)
-    return refused
-
-
-def collect(number: int) -> None:
-    """Frees the maps that tracebacks of refused files hold, before thousands of them use up all file descriptors."""
-    if number % 200 == 0:
-        gc.collect()
-
-
-@pytest.mark.parametrize("rounds", [400, pytest.param(2_000, marks=pytest.mark.slow)])
-def test_damage_in_one_place_never_gives_wrong_data(tmp_path, rounds):
-    rng = np.random.default_rng(0)
-    assert fuzz_in_one_place(fuzzed_file(tmp_path, rng), rng, rounds) > rounds // 3
-
-
-@pytest.mark.parametrize("rounds", [200, pytest.param(2_000, marks=pytest.mark.slow)])
-def test_damage_everywhere(tmp_path, rounds):
-    """A million changed bytes in the slow run."""
-    rng = np.random.default_rng(1)
-    assert fuzz_everywhere(fuzzed_file(tmp_path, rng), rng, rounds, changes=50 if rounds == 200 else 500) > rounds
 
 
 # ------------------------------------------------------------------------------------------------------------ index
