@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from facetrain.align import find_landmarks, read_landmarks
+from facetrain.data.damage import Place
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
@@ -72,6 +73,9 @@ class FolderSource(FaceSource):
     def names(self, index: int) -> str:
         """Returns the path of image ``index`` below the folder."""
         return self._names[index]
+
+    def place(self, index: int) -> Place:  # noqa: D102 - see FaceSource
+        return Place(str(self.path / self._names[index]))
 
 
 def _scan_identities(root: Path) -> dict[str, list[tuple[str, int, int]]]:
