@@ -20,6 +20,7 @@ from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 from facetrain.images import ImageError
+from facetrain.progress import track
 
 __all__ = ["EXACT_FLOAT32", "Property", "RecordSource", "find_record_file", "identity_names"]
 
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 RECORD_FILE, INDEX_FILE, PROPERTY_FILE, IDENTITIES_FILE = "train.rec", "train.idx", "property", "identities.txt"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_BLOCK = 1 << 16
 
 
 class Property(NamedTuple):
@@ -161,15 +163,20 @@ class RecordSource(FaceSource):
 
     def _from_image_headers(self, on_damaged: str, show_progress: bool) -> Found:
         rows, _ = self._reader.index.by_key()
-        headers = self._reader.headers(rows, show_progress)
-        if headers.damaged:
-            if on_damaged == "fail":
+        images, labels = np.empty(len(rows), bool), np.empty(len(rows), np.float32)
+        for start in track(range(0, len(rows), _BLOCK), f"reading labels of {self.path.name}", show=show_progress):
+            block = slice(start, start + _BLOCK)
+            headers = self._reader.headers(rows[block])
+            if headers.damaged and on_damaged == "fail":
                 raise headers.damaged[0]
-            _log.warning("%d records are damaged and left out, first %s", len(headers.damaged), headers.damaged[0])
-            self.damaged = headers.damaged
-        # Several labels and nothing behind them: the header or an identity record of a set without a usable table.
-        images = (headers.payload_bytes >= 0) & ~((headers.flags > 1) & (headers.payload_bytes == 0))
-        return rows[images], headers.labels[images, 0], 1
+            self.damaged += headers.damaged
+            # Several labels and nothing behind them: the header or an identity record of a set without a usable table.
+            beside = (headers.flags > 1) & (headers.payload_bytes == 0)
+            images[block] = (headers.payload_bytes >= 0) & ~beside
+            labels[block] = headers.labels[:, 0]
+        if self.damaged:
+            _log.warning("%d records are damaged and left out, first %s", len(self.damaged), self.damaged[0])
+        return (rows, labels, 1) if images.all() else (rows[images], labels[images], 1)
 
     def _check_labels(self, raw: np.ndarray, counts: np.ndarray | int) -> None:
         wrong = np.flatnonzero(~((raw >= 0) & (raw < 2**31) & (raw == np.floor(raw))))

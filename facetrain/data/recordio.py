@@ -152,17 +152,15 @@ class RecordIOReader:
         """Size of the ``.rec`` file in bytes."""
         return self._file.size
 
-    def headers(self, rows: np.ndarray, show_progress: bool = False) -> Headers:
+    def headers(self, rows: np.ndarray) -> Headers:
         """Reads the headers of many records without their payloads: 32 bytes of each.
 
         Args:
-            rows: lines of the index, int64 [N].
-            show_progress: whether to show how far the reading is.
+            rows: lines of the index, integers [N].
         """
         count = len(rows)
         found = Headers(np.zeros(count, np.uint32), np.zeros((count, 2), np.float32), np.full(count, -1), [])
-        starts = range(0, count, _HEADER_BLOCK)
-        for start in track(starts, f"reading labels of {self.path.name}", show=show_progress):
+        for start in range(0, count, _HEADER_BLOCK):
             block = slice(start, start + _HEADER_BLOCK)
             offsets = self.index.offsets[rows[block]]
             good, *values = _header_block(self._file, offsets)

@@ -111,10 +111,17 @@ def read_index(path: PathLike) -> RecordIndex:
         offsets.append(parsed[1])
         line += block.count(b"\n")
         position += len(block)
-    joined = np.concatenate([np.empty(0, np.int64), *offsets])
+    joined = _join(offsets)
     if any(isinstance(some, list) for some in keys):
         return RecordIndex([str(key) for some in keys for key in some], joined, path)
-    return RecordIndex(np.concatenate([np.empty(0, np.int64), *keys]), joined, path)
+    return RecordIndex(_join(keys), joined, path)
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns the parts as one array and empties the list, so that both are in memory as briefly as can be."""
+    joined = np.concatenate([np.empty(0, np.int64), *parts])
+    parts.clear()
+    return joined
 
 
 def write_index(path: PathLike, keys: Iterable[Key], offsets: Iterable[int]) -> None:
