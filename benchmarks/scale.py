@@ -5,9 +5,10 @@
     python benchmarks/scale.py --only training --images 10000 100000 --folder /scratch
 
 Record files are generated: tiny records for opening, so that what is timed is the library and not the disk, and small
-real JPEG images for training. Each line is measured in a process of its own. Peak memory is VmHWM; for opening and
-shuffling what the process had before is subtracted. A training of a few steps is the same for each number of images,
-so that what differs between its lines grows with the images.
+real JPEG images for training. Each line is measured in a process of its own. Peak memory is VmHWM, for opening and
+shuffling without what the process had before. It counts pages of mapped files, which the system takes back when it
+needs them; "own" is the largest RssAnon that was seen, memory that is the process's alone. A training of a few steps is
+the same for each number of images, so that what differs between its lines grows with the images.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,10 +177,7 @@ def child_training(path: str, cache: str, images: str, cache_dir: str) -> dict[s
                 "train": {"runs_dir": runs, "tensorboard": False, "checkpoint_every": 1000000},
             }
         )
-        start = time.perf_counter()
-        train(config)
-        seconds = time.perf_counter() - start
-    return {"seconds": round(seconds, 2), "cpu_seconds": round(time.process_time(), 2), "peak_mb": _status("VmHWM")}
+        return _measured(lambda: train(config)["steps"], whole=True)
 
 
 CHILDREN: dict[str, Callable[..., dict[str, object]]] = {
@@ -188,14 +187,28 @@ CHILDREN: dict[str, Callable[..., dict[str, object]]] = {
 }
 
 
-def _measured(function: Callable[[], str]) -> dict[str, object]:
-    before, wall, cpu = _status("VmHWM"), time.perf_counter(), time.process_time()
+def _measured(function: Callable[[], object], whole: bool = False) -> dict[str, object]:
+    """Runs something and returns what it took; ``whole`` counts what the process had before too."""
+    before = {field: 0.0 if whole else _status(field) for field in ("VmHWM", "RssAnon")}
+    own, over = [_status("RssAnon")], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            own.append(_status("RssAnon"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    wall, cpu = time.perf_counter(), time.process_time()
     found = function()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    over.set()
+    watcher.join()
     return {
-        "seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "peak_mb": round(_status("VmHWM") - before, 1),
-        "found": found,
+        "seconds": round(wall, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_mb": round(_status("VmHWM") - before["VmHWM"], 1),
+        "own_mb": round(max(own) - before["RssAnon"], 1),
+        "found": str(found),
     }
 
 
@@ -210,10 +223,10 @@ def _status(field: str) -> float:
 def print_rows(rows: list[dict[str, object]]) -> None:
     """Prints one table."""
     width = max(len(str(row["what"])) for row in rows)
-    print(f"{'what':<{width}}  {'wall s':>8}  {'cpu s':>8}  {'peak MiB':>9}  found")
+    print(f"{'what':<{width}}  {'wall s':>8}  {'cpu s':>8}  {'peak MiB':>9}  {'own MiB':>8}  found")
     for row in rows:
-        numbers = f"{row['seconds']:>8.2f}  {row['cpu_seconds']:>8.2f}  {row['peak_mb']:>9.1f}"
-        print(f"{row['what']:<{width}}  {numbers}  {row.get('found', '')}".rstrip())
+        numbers = f"{row['seconds']:>8.2f}  {row['cpu_seconds']:>8.2f}  {row['peak_mb']:>9.1f}  {row['own_mb']:>8.1f}"
+        print(f"{row['what']:<{width}}  {numbers}  {row['found']}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -47,4 +47,4 @@ def test_a_set_is_opened_within_its_own_process(scale, tmp_path):
     scale.write_records(tmp_path / "set" / "train.rec", [b"image"], 500, 20, True)
     about = scale.run_child("open", str(tmp_path / "set"))
     assert about["found"] == "500 images, 20 identities"
-    assert about["seconds"] >= 0 and about["peak_mb"] >= 0
+    assert about["seconds"] >= 0 and about["peak_mb"] >= 0 and about["own_mb"] >= 0

@@ -28,6 +28,8 @@ MAX_LENGTH = (1 << LENGTH_BITS) - 1
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 HEADER_BYTES = _HEADER.size
+# Each read maps up to 64 KiB; after so many they are let go of, or a long training would seem to hold the whole file.
+_READS_MAPPED = 1024
 REMEDY = "; fetch the file again, or leave this record out of the index"
 
 Key = Union[int, str]
@@ -164,6 +166,7 @@ class RecordFile:
     def __init__(self, path: PathLike):
         self.path = Path(path)
         self.is_boundary: Callable[[int], bool] = _knows_no_boundary
+        self._reads = 0
         try:
             with open(self.path, "rb") as handle:
                 self.size = handle.seek(0, 2)
@@ -201,6 +204,9 @@ class RecordFile:
         Raises:
             RecordError: if no intact record stands there.
         """
+        self._reads += 1
+        if self._reads % _READS_MAPPED == 0:
+            self.forget(0, self.size)
         kind, content, end = self._part(offset, offset)
         if kind == START:
             parts = [content]

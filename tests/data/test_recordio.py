@@ -278,6 +278,38 @@ def test_index_equals_python(tmp_path, lines):
     assert not index.holds_offset(-4)
 
 
+@given(st.integers(-50, 10**17), st.integers(1, 40), st.integers(-60, 60))
+@examples
+def test_keys_that_count_up_equal_a_list(first, count, asked):
+    keys = list(range(first, first + count))
+    index = recordio_index.RecordIndex(np.array(keys), np.arange(count) * 44, "a.idx")
+    assert index.keys.tolist() == keys and index.keys.dtype == np.int64
+    assert [index.key(row) for row in range(count)] == keys
+    assert [array.tolist() for array in index.by_key()] == [list(range(count)), keys]
+    for key in (first + asked, np.int64(first + asked)):
+        assert index.row(key) == (asked if 0 <= asked < count else None)
+    assert index.row(str(first)) is None and index.row(first + 0.5) is None
+    with pytest.raises(IndexError):
+        index.key(count)
+
+
+def test_reading_maps_little_of_the_file(tmp_path, monkeypatch):
+    """The pages of records that were read do not add up to the whole file."""
+    monkeypatch.setattr(recordio_format, "_READS_MAPPED", 16)
+    path = write(tmp_path / "a.rec", [(key, Record.of(bytes(1 << 20), key)) for key in range(64)])
+
+    def mapped() -> int:
+        rows = Path("/proc/self/smaps").read_text().split(str(path))[1].splitlines()
+        return int(next(row for row in rows if row.startswith("Rss:")).split()[1]) << 10
+
+    with RecordIOReader(path) as reader:
+        most = 0
+        for key in range(64):
+            assert len(reader[key].payload) == 1 << 20
+            most = max(most, mapped())
+    assert 1 << 20 < most < 20 << 20
+
+
 @pytest.mark.parametrize("block", [1, 7, 64])
 def test_index_in_blocks(tmp_path, monkeypatch, block):
     monkeypatch.setattr(recordio_index, "_BLOCK_BYTES", block)
