@@ -28,8 +28,9 @@ MAX_LENGTH = (1 << LENGTH_BITS) - 1
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 HEADER_BYTES = _HEADER.size
-# Each read maps up to 64 KiB; after so many they are let go of, or a long training would seem to hold the whole file.
-_READS_MAPPED = 1024
+# A read maps the pages around it, up to 2 MiB where the system keeps files in large pages; after so many reads they are
+# let go of, or training would come to hold the whole file.
+_READS_MAPPED = 64
 REMEDY = "; fetch the file again, or leave this record out of the index"
 
 Key = Union[int, str]
