@@ -10,6 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _PLAIN_INTERVAL_S = 10.0
+_BAR_INTERVAL_S = 0.1
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, show: bool = False) -> Iterator[T]:
@@ -17,7 +18,7 @@ def track(items: Iterable[T], description: str, total: int | None = None, show: 
 
     Args:
         items: what to iterate over.
-        description: a few words, e.g. ``"decoding"``.
+        description: a few words, e.g. ``"decoding"``; beside it stand how many are done and how many a second.
         total: number of items, if ``items`` has no length.
         show: False keeps silent; library code passes on what its caller asked for.
     """
@@ -29,10 +30,25 @@ def track(items: Iterable[T], description: str, total: int | None = None, show: 
 
 
 def _bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import track as rich_track
 
-    yield from rich_track(items, description=description, total=total, console=Console(stderr=True))
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, rate="")
+        start, shown = time.monotonic(), 0.0
+        for done, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - shown >= _BAR_INTERVAL_S or done == total:
+                shown = now
+                bar.update(task, completed=done, rate=f"{done / max(now - start, 1e-9):,.0f}/s")
 
 
 def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:

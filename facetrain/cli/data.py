@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,6 +15,7 @@ from facetrain.errors import InputError
 app = typer.Typer(help="Make, pack and look at data sets.", no_args_is_help=True)
 
 _SHOWN_SKIPPED = 5
+_BAR_WIDTH = 30
 
 
 @app.command()
@@ -98,7 +100,7 @@ def info(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Show what is in a data set."""
-    from facetrain.data.pack import describe
+    from facetrain.data.describe import describe
     from facetrain.data.sources import open_source
 
     facts = describe(open_source(source), size=size)
@@ -107,12 +109,28 @@ def info(
         return
     histogram = facts.pop("histogram")
     unreadable = facts["sampled"].pop("unreadable")
-    print_result({**facts, "unreadable": len(unreadable)})
+    print_result({**facts, "cache_bytes": _size(facts["cache_bytes"]), "unreadable": len(unreadable)})
     for one in unreadable[:_SHOWN_SKIPPED]:
         note(f"unreadable: {one['name']}: {one['reason']}")
     print_text("")
-    rows = [(_range(row["from"], row["to"]), row["identities"]) for row in histogram]
-    print_table(["images of one person", "people"], rows, numeric=["people"])
+    most = max(row["identities"] for row in histogram)
+    rows = [
+        (_range(row["from"], row["to"]), row["identities"], _bar(row["identities"] / most), row["images"])
+        for row in histogram
+    ]
+    print_table(["images of one person", "people", "", "images"], rows, numeric=["people", "images"])
+
+
+def _bar(share: float) -> str:
+    """Draws a share of 0 to 1 in eighths of a character, where there are such; what is there at all can be seen."""
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        return "#" * max(int(share > 0), round(share * _BAR_WIDTH))
+    eighths = max(int(share > 0), round(share * _BAR_WIDTH * 8))
+    return "█" * (eighths // 8) + "▏▎▍▌▋▊▉"[eighths % 8 - 1 : eighths % 8]
+
+
+def _size(count: int) -> str:
+    return f"{count} ({count / 1e9:,.1f} GB)" if count >= 1e9 else f"{count} ({count / 1e6:,.1f} MB)"
 
 
 def _range(low: int, high: int) -> str:

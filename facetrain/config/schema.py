@@ -67,6 +67,9 @@ class DataConfig(Section):
     augment: list[Spec] = Field(
         default_factory=lambda: [{"name": "flip"}], description="Augmentations in their order, names or mappings."
     )
+    overlap: Literal["warn", "fail", "ignore"] = Field(
+        "warn", description="What people in both the training set and an evaluation set, by name, do to the run."
+    )
     synthetic: SyntheticConfig = Field(default_factory=SyntheticConfig, description="Settings of generated faces.")
 
 

@@ -15,7 +15,6 @@ _HOMES = {
     "SyntheticSource": "sources",
     "SOURCES": "sources",
     "build_pipeline": "pipeline",
-    "describe": "pack",
     "open_source": "sources",
     "pack_folder": "pack",
     "require_trainable": "sources",

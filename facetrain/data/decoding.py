@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Union
+from typing import NamedTuple, TypeVar, Union
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from facetrain.align import AlignmentError
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.images import ImageError
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -68,13 +70,27 @@ def read_crops(source: FaceSource, size: int, workers: int | None = None) -> Ite
     Yields:
         uint8 [size, size, 3], or why there is no such image.
     """
+
+    def crops(chunk: range) -> list[Crop]:
+        return _crop_each(source, chunk, size)
+
+    return map_in_order(crops, source.num_images, workers)
+
+
+def map_in_order(function: Callable[[range], list[T]], count: int, workers: int | None = None) -> Iterator[T]:
+    """Yields what ``function`` returns for each of 0..count-1, in order, with threads some way ahead.
+
+    Args:
+        function: takes a few indices at a time and returns as many results.
+        count: number of indices.
+        workers: threads; None takes one per processor.
+    """
     workers = worker_count(workers)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque = deque()
     try:
-        for start in range(0, source.num_images, _CHUNK):
-            chunk = range(start, min(start + _CHUNK, source.num_images))
-            pending.append(pool.submit(_crop_each, source, chunk, size))
+        for start in range(0, count, _CHUNK):
+            pending.append(pool.submit(function, range(start, min(start + _CHUNK, count))))
             if len(pending) >= workers * _CHUNKS_AHEAD:
                 yield from pending.popleft().result()
         while pending:

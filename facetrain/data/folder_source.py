@@ -6,12 +6,15 @@ import hashlib
 import json
 import logging
 import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from facetrain.align import find_landmarks, read_landmarks
+from facetrain.data.damage import Place
+from facetrain.data.name_list import NameList
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
@@ -42,19 +45,24 @@ class FolderSource(FaceSource):
         self.path = Path(path)
         if min_images < 1:
             raise InputError(f"min_images is 1 or more, received {min_images}")
-        found = _scan_identities(self.path)
-        kept = {identity: files for identity, files in found.items() if len(files) >= min_images}
-        if not kept:
-            most = max(len(files) for files in found.values())
+        self.identities: list[str] = []
+        self._names, stamps, counts, most, total = NameList(), array("q"), array("q"), 0, 0
+        for identity, files in _scan_identities(self.path):
+            total, most = total + 1, max(most, len(files))
+            if len(files) < min_images:
+                continue
+            self.identities.append(identity)
+            counts.append(len(files))
+            for name, *stamp in files:
+                self._names.append(name)
+                stamps.extend(stamp)
+        if not counts:
             raise InputError(
-                f"none of the {len(found)} identities in {str(path)!r} has {min_images} images, "
+                f"none of the {total} identities in {str(self.path)!r} has {min_images} images, "
                 f"the largest has {most}; lower min_images"
             )
-        self.identities = list(kept)
-        self.labels = np.repeat(np.arange(len(kept), dtype=np.int32), [len(files) for files in kept.values()])
-        files = [file for files in kept.values() for file in files]
-        self._names = [name for name, _, _ in files]
-        self._stamps = np.array([(size, mtime) for _, size, mtime in files], np.int64)
+        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._stamps = np.frombuffer(stamps, np.int64).reshape(-1, 2)
         if landmarks is not None:
             self.landmarks = _match_landmarks(landmarks, self._names, self.path)
 
@@ -63,7 +71,10 @@ class FolderSource(FaceSource):
 
     def fingerprint(self) -> str:
         """Returns a digest of names, sizes and times of change of the files, and of the landmarks."""
-        digest = hashlib.sha256(json.dumps(["folder", self._names, self.identities]).encode())
+        digest = hashlib.sha256(b'["folder", ')
+        for piece in self._names.as_json():
+            digest.update(piece.encode())
+        digest.update(f", {json.dumps(self.identities)}]".encode())
         digest.update(self._stamps.tobytes())
         if self.landmarks is not None:
             digest.update(self.landmarks.tobytes())
@@ -73,9 +84,12 @@ class FolderSource(FaceSource):
         """Returns the path of image ``index`` below the folder."""
         return self._names[index]
 
+    def place(self, index: int) -> Place:  # noqa: D102 - see FaceSource
+        return Place(str(self.path / self._names[index]))
 
-def _scan_identities(root: Path) -> dict[str, list[tuple[str, int, int]]]:
-    """Returns identity -> sorted (relative path, bytes, mtime in ns), for identities that have images."""
+
+def _scan_identities(root: Path) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+    """Yields identities that have images, each with its sorted (relative path, bytes, mtime in ns)."""
     if not root.exists():
         raise InputError(f"the folder {str(root)!r} does not exist; check the path")
     if not root.is_dir():
@@ -84,17 +98,17 @@ def _scan_identities(root: Path) -> dict[str, list[tuple[str, int, int]]]:
         children = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     if not children:
         raise InputError(f"the folder {str(root)!r} is empty; expected one subfolder of images per identity")
-    found = {}
+    found = 0
     for child in children:
         if child.is_dir():
             files = sorted(_scan_images(child.path, root))
             if files:
-                found[child.name] = files
+                found += 1
+                yield child.name, files
     if not found:
         loose = sum(is_image_file(child.name) for child in children)
         seen = f"{loose} images directly in it" if loose else f"{len(children)} entries without an image"
         raise InputError(f"expected images in subfolders of {str(root)!r}, one per identity, found {seen}")
-    return found
 
 
 def _scan_images(folder: PathLike, root: Path) -> Iterator[tuple[str, int, int]]:
@@ -117,7 +131,7 @@ def _stamp(entry: os.DirEntry, root: Path) -> tuple[str, int, int]:
     return name, status.st_size, status.st_mtime_ns
 
 
-def _match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: list[str], root: Path) -> np.ndarray:
+def _match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: Sequence[str], root: Path) -> np.ndarray:
     where = "the given landmarks" if isinstance(landmarks, Mapping) else repr(str(landmarks))
     table = landmarks if isinstance(landmarks, Mapping) else read_landmarks(landmarks)
     matched = np.full((len(names), 5, 2), np.nan, np.float32)

@@ -1,19 +1,17 @@
-"""From any source to an InsightFace folder, which MXNet and InsightFace read too; and what is in a source."""
+"""From any source to an InsightFace folder, which MXNet and InsightFace read too."""
 
 from __future__ import annotations
 
 import logging
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from facetrain.align import AlignmentError
-from facetrain.data.cache import cache_bytes
 from facetrain.data.decoding import Unreadable, check_on_unreadable, refusal, worker_count
 from facetrain.data.record_source import (
     EXACT_FLOAT32,
@@ -35,7 +33,6 @@ _log = logging.getLogger(__name__)
 _OWN_FILES = {RECORD_FILE, INDEX_FILE, PROPERTY_FILE, IDENTITIES_FILE}
 _CHUNK = 256
 _SIZES_SAMPLED = 64
-_DESCRIBE_SAMPLED = 256
 
 
 class PackReport(NamedTuple):
@@ -116,72 +113,6 @@ def pack_folder(
     if left_out:
         _log.warning("left out %d of %d images, first %s: %s", len(left_out), source.num_images, *left_out[0])
     return PackReport(out, len(order), source.num_identities, num_bytes, image_size, left_out)
-
-
-def describe(source: FaceSource, size: int = 112, seed: int = 0) -> dict[str, Any]:
-    """Returns what is in a source, as values that JSON can hold; decodes a few hundred images at most.
-
-    Args:
-        source: any source.
-        size: side in pixels for which the decoded cache is estimated.
-        seed: of the choice of images that are decoded.
-    Returns:
-        ``images``, ``identities``, ``images_per_identity`` (min, median, mean, max), ``histogram`` (identities with
-        ``from``..``to`` images), ``landmarks``, ``sampled`` with ``images``, ``sizes`` ("height x width" -> count),
-        ``mean_bytes`` and ``unreadable``; ``cache_bytes``; ``fingerprint``; ``property`` of a record file.
-    """
-    counts = np.bincount(source.labels, minlength=source.num_identities)
-    declared = getattr(source, "declared", None)
-    return {
-        "images": source.num_images,
-        "identities": source.num_identities,
-        "images_per_identity": {
-            "min": int(counts.min()),
-            "median": float(np.median(counts)),
-            "mean": round(float(counts.mean()), 2),
-            "max": int(counts.max()),
-        },
-        "histogram": _histogram(counts),
-        "landmarks": source.landmarks is not None,
-        "sampled": _sample(source, seed),
-        "cache_bytes": cache_bytes(source, size),
-        "fingerprint": source.fingerprint(),
-        "property": None if declared is None else declared._asdict(),
-    }
-
-
-def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
-    """Counts identities by number of images, in ranges that double: 1, 2-3, 4-7..."""
-    bins = []
-    low = int(counts.min() > 0)
-    while low <= counts.max():
-        high = max(2 * low - 1, low)
-        members = int(((counts >= low) & (counts <= high)).sum())
-        bins.append({"from": low, "to": high, "identities": members})
-        low = high + 1
-    return bins
-
-
-def _sample(source: FaceSource, seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(source.num_images, min(_DESCRIBE_SAMPLED, source.num_images), replace=False))
-    sizes: Counter[str] = Counter()
-    lengths, unreadable = [], []
-    for index in chosen.tolist():
-        try:
-            (data,) = source.read([index])
-            height, width = decode_image(data).shape[:2]
-        except ImageError as error:
-            unreadable.append({"name": source.names(index), "reason": str(error)})
-            continue
-        sizes[f"{height}x{width}"] += 1
-        lengths.append(len(data))
-    return {
-        "images": len(chosen),
-        "sizes": dict(sizes.most_common()),
-        "mean_bytes": round(float(np.mean(lengths))) if lengths else 0,
-        "unreadable": unreadable,
-    }
 
 
 def _check_arguments(source: FaceSource, quality: str | int, size: int, shuffle: bool) -> None:

@@ -6,25 +6,29 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import numpy as np
 
+from facetrain.data.damage import Damage, Place
+from facetrain.data.record_labels import EXACT_FLOAT32, Found, from_identity_records, numbered
 from facetrain.data.recordio import RecordError, RecordIOReader
+from facetrain.data.recordio_repair import leave_out
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 from facetrain.images import ImageError
+from facetrain.progress import track
+
+__all__ = ["EXACT_FLOAT32", "Property", "RecordSource", "find_record_file", "identity_names"]
 
 _log = logging.getLogger(__name__)
 
 RECORD_FILE, INDEX_FILE, PROPERTY_FILE, IDENTITIES_FILE = "train.rec", "train.idx", "property", "identities.txt"
-EXACT_FLOAT32 = 1 << 24
-"""Whole numbers are exact in float32, the type of labels in records, up to here."""
-
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
-_TABLE_SAMPLES = 16
+_BLOCK = 1 << 16
 
 
 class Property(NamedTuple):
@@ -47,6 +51,7 @@ class RecordSource(FaceSource):
 
     Attributes:
         path: the ``.rec`` file.
+        has_names: whether ``identities.txt`` gives names; otherwise ``identities`` are the labels in the file.
         declared: what the ``property`` file beside it says, or None.
         damaged: errors of records that were passed over because even their header cannot be read.
 
@@ -60,29 +65,38 @@ class RecordSource(FaceSource):
         InputError: if there is no such file, no image in it, or a label that is no identity.
     """
 
+    repairable = True
+
     def __init__(
         self, path: PathLike, idx: PathLike | None = None, on_damaged: str = "fail", show_progress: bool = False
     ):
         if on_damaged not in ("fail", "skip"):
             raise InputError(f"on_damaged is 'fail' or 'skip', received {on_damaged!r}")
         self.path = find_record_file(path)
-        self._reader = RecordIOReader(self.path, idx, show_progress)
         self.damaged: list[RecordError] = []
-        found = _from_identity_records(self._reader)
+        self._fingerprint: str | None = None
+        with ExitStack() as on_error:
+            self._reader = on_error.enter_context(RecordIOReader(self.path, idx, show_progress))
+            self._find_images(on_damaged, show_progress)
+            on_error.pop_all()
+
+    def _find_images(self, on_damaged: str, show_progress: bool) -> None:
+        found = from_identity_records(self._reader)
         if found is None:
             found = self._from_image_headers(on_damaged, show_progress)
         self._rows, raw, counts = found
         if not len(self._rows):
             raise InputError(f"{self.path} holds no image; expected the records of a face data set")
         self._check_labels(raw, counts)
-        values, labels = np.unique(raw, return_inverse=True)
-        self.labels = np.repeat(labels.astype(np.int32), counts)
-        self.identities = _identity_names(self.path.with_name(IDENTITIES_FILE), values.astype(np.int64).tolist())
+        values, labels = numbered(raw)
+        self.labels = labels if isinstance(counts, int) else np.repeat(labels, counts)
+        named = self.path.with_name(IDENTITIES_FILE)
+        self.has_names = named.is_file()
+        self.identities = identity_names(named, values.tolist())
         self.declared = _read_property(self.path.with_name(PROPERTY_FILE))
         if self.declared is not None and self.declared.classes != len(values):
             what = "%s says %d classes, but the records have %d identities, which count"
             _log.warning(what, self.path.with_name(PROPERTY_FILE), self.declared.classes, len(values))
-        self._fingerprint: str | None = None
 
     def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """Returns the encoded images at ``indices``, as they stand in the file.
@@ -111,17 +125,58 @@ class RecordSource(FaceSource):
         """Returns file, key and byte offset of image ``index``."""
         return self._reader.describe(int(self._rows[index]))
 
-    def _from_image_headers(self, on_damaged: str, show_progress: bool) -> _Found:
+    def place(self, index: int) -> Place:
+        """Returns file, key and byte offset of image ``index``."""
+        return self._place(int(self._rows[index]))
+
+    def damage_beside_images(self) -> list[Damage]:
+        """Reads the records that are no images, such as the header and the identity records."""
+        others = np.ones(len(self._reader), bool)
+        others[self._rows] = False
+        found = []
+        for row in np.flatnonzero(others).tolist():
+            try:
+                self._reader.at(row)
+            except RecordError as error:
+                found.append(Damage(self._place(row), error.problem))
+        return found
+
+    def repair(self, bad: Sequence[Place]) -> str:
+        """Writes the index again without the records at ``bad``, and keeps the old one beside it.
+
+        Open the set anew afterwards: identities that lost all their images are gone.
+
+        Raises:
+            InputError: if nothing would be left, or the folder cannot be written to.
+        """
+        index = self._reader.index
+        rows = np.flatnonzero(np.isin(index.offsets, [place.offset for place in bad]))
+        kept = leave_out(index, rows)
+        return (
+            f"{index.path} was written again without {len(rows)} of {len(index)} records; the index as it was is kept "
+            f"as {kept.name}, which is still needed to read the records before the damaged ones"
+        )
+
+    def _place(self, row: int) -> Place:
+        index = self._reader.index
+        return Place(str(self.path), index.key(row), int(index.offsets[row]))
+
+    def _from_image_headers(self, on_damaged: str, show_progress: bool) -> Found:
         rows, _ = self._reader.index.by_key()
-        headers = self._reader.headers(rows, show_progress)
-        if headers.damaged:
-            if on_damaged == "fail":
+        images, labels = np.empty(len(rows), bool), np.empty(len(rows), np.float32)
+        for start in track(range(0, len(rows), _BLOCK), f"reading labels of {self.path.name}", show=show_progress):
+            block = slice(start, start + _BLOCK)
+            headers = self._reader.headers(rows[block])
+            if headers.damaged and on_damaged == "fail":
                 raise headers.damaged[0]
-            _log.warning("%d records are damaged and left out, first %s", len(headers.damaged), headers.damaged[0])
-            self.damaged = headers.damaged
-        # Several labels and nothing behind them: the header or an identity record of a set without a usable table.
-        images = (headers.payload_bytes >= 0) & ~((headers.flags > 1) & (headers.payload_bytes == 0))
-        return rows[images], headers.labels[images, 0], 1
+            self.damaged += headers.damaged
+            # Several labels and nothing behind them: the header or an identity record of a set without a usable table.
+            beside = (headers.flags > 1) & (headers.payload_bytes == 0)
+            images[block] = (headers.payload_bytes >= 0) & ~beside
+            labels[block] = headers.labels[:, 0]
+        if self.damaged:
+            _log.warning("%d records are damaged and left out, first %s", len(self.damaged), self.damaged[0])
+        return (rows, labels, 1) if images.all() else (rows[images], labels[images], 1)
 
     def _check_labels(self, raw: np.ndarray, counts: np.ndarray | int) -> None:
         wrong = np.flatnonzero(~((raw >= 0) & (raw < 2**31) & (raw == np.floor(raw))))
@@ -149,59 +204,20 @@ def find_record_file(path: PathLike) -> Path:
     return path
 
 
-_Found = tuple[np.ndarray, np.ndarray, Union[np.ndarray, int]]
-"""Lines of the index that are images, labels, and the number of images in a row that each label stands for."""
+def identity_names(path: Path, labels: list[int]) -> list[str]:
+    """Returns the names that ``identities.txt`` gives to labels, or the labels as text if there is no such file.
 
-
-def _from_identity_records(reader: RecordIOReader) -> _Found | None:
-    """Finds images and labels by the table of identities; returns None if there is none that can be trusted."""
-    if isinstance(reader.keys, list) or 0 not in reader:
-        return None
-    head = reader.headers(np.array([reader.index.row(0)]))
-    if head.flags[0] < 2 or head.payload_bytes[0] != 0:
-        return None
-    rows, keys = reader.index.by_key()
-    first_identity, end = (float(value) for value in head.labels[0])
-    if not 1 <= first_identity <= end <= EXACT_FLOAT32:
-        return None  # rounded, as the ranges are then
-    first, behind, last = np.searchsorted(keys, np.array([1, first_identity, end], np.int64))
-    table = reader.headers(rows[behind:last])
-    ranges = table.labels.astype(np.int64)[table.labels[:, 0] < table.labels[:, 1]]
-    whole = len(ranges) and ranges[0, 0] == 1 and ranges[-1, 1] == first_identity
-    if not whole or (table.payload_bytes != 0).any() or (ranges[1:, 0] != ranges[:-1, 1]).any():
-        return None
-    # Counted in lines of the index, from which damaged images may have been taken.
-    edges = np.searchsorted(keys, np.append(ranges[:, 0], ranges[-1, 1]))
-    labels, counts = _labels_of_ranges(reader, rows, edges[:-1], edges[1:]), np.diff(edges)
-    return None if labels is None else (rows[first:behind], labels[counts > 0], counts[counts > 0])
-
-
-def _labels_of_ranges(
-    reader: RecordIOReader, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> np.ndarray | None:
-    """Returns the label of each identity, whose images are ``rows[start:end]``; None if they bear several.
-
-    InsightFace numbers identities in the order of the table. If that is so for a sample, their order is their label;
-    otherwise the first and last image of each identity are asked.
+    Raises:
+        InputError: if the file is damaged, has no name for a label, or one name for two.
     """
-    filled = np.flatnonzero(starts < ends)
-    sample = filled[np.linspace(0, len(filled) - 1, min(_TABLE_SAMPLES, len(filled))).astype(np.int64)]
-    for some in (sample, filled):
-        first, last = (reader.headers(rows[edge[some]]) for edge in (starts, ends - 1))
-        if first.damaged or last.damaged or (first.labels[:, 0] != last.labels[:, 0]).any():
-            return None
-        if some is sample and (first.labels[:, 0] == sample).all():
-            return np.arange(len(starts), dtype=np.float64)
-    labels = np.zeros(len(starts))
-    labels[filled] = first.labels[:, 0]
-    return labels
-
-
-def _identity_names(path: Path, labels: list[int]) -> list[str]:
     if not path.is_file():
         return [str(label) for label in labels]
     names: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected text in UTF-8, found byte {error.object[error.start]:#04x}") from error
+    for number, line in enumerate(lines, 1):
         label, tab, name = line.partition("\t")
         if not tab or not name or label in names:
             raise InputError(f"{path}, line {number}: expected a new label, a tab and a name, found {line[:60]!r}")

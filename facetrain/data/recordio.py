@@ -29,6 +29,7 @@ from facetrain.data.recordio_format import (
     frame,
 )
 from facetrain.data.recordio_index import RecordIndex, read_index, write_index
+from facetrain.data.recordio_repair import Boundaries, kept_index
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_path
 from facetrain.progress import track
@@ -75,12 +76,12 @@ class RecordIOReader:
 
     def __init__(self, path: PathLike, idx: PathLike | None = None, show_progress: bool = False):
         self.path = Path(path)
-        self._file = RecordFile(path, is_boundary=lambda offset: self.index.holds_offset(offset))
-        try:
+        self._file = RecordFile(path)
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
             self.index = self._find_index(idx, show_progress)
-        except RecordError:
-            self.close()
-            raise
+            self._file.is_boundary = Boundaries(self.index).hold
+            on_error.pop_all()
 
     def _find_index(self, idx: PathLike | None, show_progress: bool) -> RecordIndex:
         beside = self.path.with_suffix(".idx")
@@ -151,32 +152,33 @@ class RecordIOReader:
         """Size of the ``.rec`` file in bytes."""
         return self._file.size
 
-    def headers(self, rows: np.ndarray, show_progress: bool = False) -> Headers:
+    def headers(self, rows: np.ndarray) -> Headers:
         """Reads the headers of many records without their payloads: 32 bytes of each.
 
         Args:
-            rows: lines of the index, int64 [N].
-            show_progress: whether to show how far the reading is.
+            rows: lines of the index, integers [N].
         """
         count = len(rows)
         found = Headers(np.zeros(count, np.uint32), np.zeros((count, 2), np.float32), np.full(count, -1), [])
-        starts = range(0, count, _HEADER_BLOCK)
-        words = self._file.words()
-        for start in track(starts, f"reading labels of {self.path.name}", show=show_progress):
+        for start in range(0, count, _HEADER_BLOCK):
             block = slice(start, start + _HEADER_BLOCK)
-            good, *values = _header_block(words, self.index.offsets[rows[block]])
+            offsets = self.index.offsets[rows[block]]
+            good, *values = _header_block(self._file, offsets)
             for out, value in zip(found, values):
                 out[block][good] = value
             # Split by a mark, or damaged: one by one.
             for row in np.flatnonzero(~good) + start:
                 self._one_header(int(rows[row]), int(row), found)
+            # Millions of headers touch as many pages, which are not to be counted as memory of this process.
+            self._file.forget(max(0, int(offsets.min())), int(offsets.max()))
         return found
 
     def _one_header(self, row: int, at: int, found: Headers) -> None:
         try:
             record = self.at(row)
         except RecordError as error:
-            found.damaged.append(error)
+            # Without its traceback, whose frames would keep everything alive that they saw.
+            found.damaged.append(RecordError(error.path, error.problem, error.key, error.offset))
             return
         found.flags[at] = record.flag
         found.labels[at] = ((*record.label, 0.0) if isinstance(record.label, tuple) else (record.label, 0.0))[:2]
@@ -280,6 +282,7 @@ class RecordIOWriter:
     def _drop_old_index(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._idx.unlink(missing_ok=True)
+            kept_index(self._idx).unlink(missing_ok=True)
 
 
 def scan_index(path: PathLike, show_progress: bool = False) -> RecordIndex:
@@ -311,23 +314,22 @@ def _save_rebuilt(index: RecordIndex) -> None:
         _log.info("the rebuilt index %s stays in memory: %s", index.path, error)
 
 
-def _header_block(words: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _header_block(file: RecordFile, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns which records are plain and whole, and for those flags, labels [n, 2] and payload sizes."""
-    limit = len(words) - (8 + HEADER_BYTES) // 4
+    last = file.size // 4 - 1
+    limit = last + 1 - (8 + HEADER_BYTES) // 4
     if limit < 0:
         return np.zeros(len(offsets), bool), np.empty(0), np.empty((0, 2)), np.empty(0)
     at = offsets >> 2
     good = (offsets % 4 == 0) & (at >= 0) & (at <= limit)
     at = np.where(good, at, 0)
-    kind_length = words[at + 1]
+    kind_length = file.words(at + 1)
     length = (kind_length & MAX_LENGTH).astype(np.int64)
-    flags = words[at + 2]
+    flags = file.words(at + 2)
     payload = length - HEADER_BYTES - 4 * flags.astype(np.int64)
-    good &= (words[at] == MARK) & (kind_length >> LENGTH_BITS == 0) & (payload >= 0)
-    good &= at + 2 + (length + 3 >> 2) <= len(words)
+    good &= (file.words(at) == MARK) & (kind_length >> LENGTH_BITS == 0) & (payload >= 0)
+    good &= at + 2 + (length + 3 >> 2) <= last + 1
     at, flags = at[good], flags[good]
-    floats = words.view("<f4")
-    last = len(words) - 1
-    first = floats[np.where(flags > 0, at + 8, at + 3)]
-    second = np.where(flags > 1, floats[np.minimum(at + 9, last)], np.float32(0))
-    return good, flags, np.stack([first, second], axis=1), payload[good]
+    first = file.words(np.where(flags > 0, at + 8, at + 3)).view("<f4")
+    second = file.words(np.minimum(at + 9, last)).view("<f4")
+    return good, flags, np.stack([first, np.where(flags > 1, second, np.float32(0))], axis=1), payload[good]

@@ -28,6 +28,9 @@ MAX_LENGTH = (1 << LENGTH_BITS) - 1
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 HEADER_BYTES = _HEADER.size
+# A read maps the pages around it, up to 2 MiB where the system keeps files in large pages; after so many reads they are
+# let go of, or training would come to hold the whole file.
+_READS_MAPPED = 64
 REMEDY = "; fetch the file again, or leave this record out of the index"
 
 Key = Union[int, str]
@@ -143,20 +146,28 @@ def frame(content: bytes) -> bytes:
     return b"".join(out)
 
 
+def _knows_no_boundary(offset: int) -> bool:
+    return False
+
+
 class RecordFile:
     """A ``.rec`` file mapped into memory and addressed by byte offset; opening it reads no record.
 
     Args:
         path: the file.
+
+    Attributes:
+        size: bytes in the file.
         is_boundary: says whether an offset is known, from an index, to be the start of a record. It lets an intact
             record be read when only the record behind it is damaged.
     Raises:
         RecordError: if the file is missing or cannot be mapped.
     """
 
-    def __init__(self, path: PathLike, is_boundary: Callable[[int], bool] = lambda offset: False):
+    def __init__(self, path: PathLike):
         self.path = Path(path)
-        self._is_boundary = is_boundary
+        self.is_boundary: Callable[[int], bool] = _knows_no_boundary
+        self._reads = 0
         try:
             with open(self.path, "rb") as handle:
                 self.size = handle.seek(0, 2)
@@ -166,13 +177,23 @@ class RecordFile:
             raise RecordError(path, f"cannot be opened as a record file: {error.strerror}") from error
 
     def close(self) -> None:
-        """Lets go of the file; reading afterwards is an error."""
-        # Views may still be about, in tracebacks for instance: the map goes when the last of them does.
-        self._bytes, self.size = b"", 0
+        """Unmaps the file and closes its descriptor; reading afterwards is an error."""
+        mapped, self._bytes, self.size = self._bytes, b"", 0
+        if isinstance(mapped, mmap.mmap):
+            try:
+                mapped.close()
+            except BufferError:
+                pass  # another thread is copying words: the map goes with its view
 
-    def words(self) -> np.ndarray:
-        """Returns the file as little-endian uint32 [size // 4], without copying."""
-        return np.frombuffer(self._bytes, dtype="<u4", count=self.size // 4)
+    def words(self, places: np.ndarray) -> np.ndarray:
+        """Returns copies of the little-endian uint32 at ``places``, counted in words of 4 bytes."""
+        return np.frombuffer(self._bytes, dtype="<u4", count=self.size // 4)[places]
+
+    def forget(self, start: int, end: int) -> None:
+        """Takes the pages of bytes ``start`` to ``end`` out of this process's memory; reading maps them again."""
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        if isinstance(self._bytes, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and first < end:
+            self._bytes.madvise(mmap.MADV_DONTNEED, first, min(end, self.size) - first)
 
     def slice(self, start: int, length: int) -> bytes:
         """Returns ``length`` bytes from ``start``, fewer at the end of the file."""
@@ -184,6 +205,9 @@ class RecordFile:
         Raises:
             RecordError: if no intact record stands there.
         """
+        self._reads += 1
+        if self._reads % _READS_MAPPED == 0:
+            self.forget(0, self.size)
         kind, content, end = self._part(offset, offset)
         if kind == START:
             parts = [content]
@@ -194,7 +218,7 @@ class RecordFile:
             content = MARK_BYTES.join(parts)
         elif kind != WHOLE:
             raise self._no_start(kind, offset)
-        if end != self.size and not self._starts_record(end) and not self._is_boundary(end):
+        if end != self.size and not self._starts_record(end) and not self.is_boundary(end):
             what = "where neither a record nor the end of the file is: its length or what follows is wrong"
             raise self._damaged(offset, f"it ends at {end}, {what}")
         return content, end

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 class RecordIndex:
-    """Keys and byte offsets of the records, in the order of the index file.
+    """Keys and byte offsets of the records, in the order of the index file: 8 bytes a record if the keys count up.
 
     Args:
         keys: int64 [N], or a list of N strings.
@@ -31,27 +31,42 @@ class RecordIndex:
     """
 
     def __init__(self, keys: np.ndarray | list[str], offsets: np.ndarray, path: PathLike):
-        self.keys, self.offsets, self.path = keys, offsets, Path(path)
+        self.offsets, self.path = offsets, Path(path)
         self._rows: dict[str, int] | None = None
         self._order: np.ndarray | None = None
+        # Keys that count up, as nearly all do, are not kept: the first of them says it all.
+        self._first: int | None = None
         if isinstance(keys, list):
             self._rows = {key: row for row, key in enumerate(keys)}
             if len(self._rows) != len(keys):
                 row = next(row for row, key in enumerate(keys) if self._rows[key] != row)
-                raise self._twice(row, self._rows[keys[row]])
+                raise self._twice(keys[row], row, self._rows[keys[row]])
+        elif len(keys) and (keys[1:] - keys[:-1] == 1).all():
+            self._first = int(keys[0])
         elif not (keys[1:] > keys[:-1]).all():
             self._order = np.argsort(keys, kind="stable")
             ordered = keys[self._order]
             again = np.flatnonzero(ordered[1:] == ordered[:-1])
             if again.size:
-                raise self._twice(self._order[again[0]], self._order[again[0] + 1])
+                rows = self._order[again[0] : again[0] + 2].tolist()
+                raise self._twice(int(keys[rows[0]]), *rows)
+        self._keys = keys if self._first is None else None
 
     def __len__(self) -> int:
         return len(self.offsets)
 
+    @property
+    def keys(self) -> np.ndarray | list[str]:
+        """The keys: int64 [N], or a list of N strings."""
+        if self._keys is None:
+            return np.arange(self._first, self._first + len(self), dtype=np.int64)
+        return self._keys
+
     def key(self, row: int) -> Key:
         """Returns the key on a line of the index, a plain int or str."""
-        return self.keys[row] if isinstance(self.keys, list) else int(self.keys[row])
+        if self._keys is None:
+            return self._first + range(len(self))[row]
+        return self._keys[row] if self._rows is not None else int(self._keys[row])
 
     def row(self, key: Key) -> int | None:
         """Returns the line on which ``key`` stands, counted from 0, or None if it is not there."""
@@ -59,18 +74,21 @@ class RecordIndex:
             return self._rows.get(str(key))
         if isinstance(key, str) or not len(self):
             return None
+        if self._keys is None:
+            row = int(key) - self._first
+            return row if 0 <= row < len(self) and key == self._first + row else None
         if self._order is None:
-            row = int(np.searchsorted(self.keys, key))
+            row = int(np.searchsorted(self._keys, key))
         else:
-            at = int(np.searchsorted(self.keys, key, sorter=self._order))
+            at = int(np.searchsorted(self._keys, key, sorter=self._order))
             row = int(self._order[at]) if at < len(self) else len(self)
-        return row if row < len(self) and self.keys[row] == key else None
+        return row if row < len(self) and self._keys[row] == key else None
 
     def by_key(self) -> tuple[np.ndarray, np.ndarray | list[str]]:
-        """Returns the lines, int64 [N], and the keys in ascending order; keys that are strings stay as they are."""
-        if self._order is None or isinstance(self.keys, list):
-            return np.arange(len(self)), self.keys
-        return self._order, self.keys[self._order]
+        """Returns the lines, integers [N], and the keys in ascending order; keys that are strings stay as they are."""
+        if self._order is None or self._rows is not None:
+            return np.arange(len(self), dtype=np.int32 if len(self) < 2**31 else np.int64), self.keys
+        return self._order, self._keys[self._order]
 
     def holds_offset(self, offset: int) -> bool:
         """Returns whether some record is said to start at ``offset``."""
@@ -87,10 +105,10 @@ class RecordIndex:
         """The offsets in ascending order, int64 [N]; not a copy where they already are."""
         return self.offsets if (self.offsets[1:] >= self.offsets[:-1]).all() else np.sort(self.offsets)
 
-    def _twice(self, first: int, second: int) -> RecordError:
+    def _twice(self, key: Key, first: int, second: int) -> RecordError:
         a, b = int(self.offsets[first]), int(self.offsets[second])
         what = f"the key stands twice, also for byte offset {b}: remove a line, or delete the index to have it rebuilt"
-        return RecordError(self.path, what, self.key(first), a)
+        return RecordError(self.path, what, key, a)
 
 
 def read_index(path: PathLike) -> RecordIndex:
@@ -111,10 +129,17 @@ def read_index(path: PathLike) -> RecordIndex:
         offsets.append(parsed[1])
         line += block.count(b"\n")
         position += len(block)
-    joined = np.concatenate([np.empty(0, np.int64), *offsets])
+    joined = _join(offsets)
     if any(isinstance(some, list) for some in keys):
         return RecordIndex([str(key) for some in keys for key in some], joined, path)
-    return RecordIndex(np.concatenate([np.empty(0, np.int64), *keys]), joined, path)
+    return RecordIndex(_join(keys), joined, path)
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns the parts as one array and empties the list, so that both are in memory as briefly as can be."""
+    joined = np.concatenate([np.empty(0, np.int64), *parts])
+    parts.clear()
+    return joined
 
 
 def write_index(path: PathLike, keys: Iterable[Key], offsets: Iterable[int]) -> None:

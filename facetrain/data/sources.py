@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from facetrain.align import AlignmentError, align_face
+from facetrain.data.damage import Checkable
 from facetrain.data.face_drawing import Portrait
 from facetrain.data.face_parameters import draw_identity, draw_shot
 from facetrain.data.synthetic import MIN_SIZE, encode_face, face_name
@@ -30,7 +31,7 @@ SOURCES.add("synthetic", "facetrain.data.sources:SyntheticSource", "generated fa
 SOURCES.add("record", "facetrain.data.record_source:RecordSource", "an InsightFace record file: train.rec, train.idx")
 
 
-class FaceSource(abc.ABC):
+class FaceSource(Checkable, abc.ABC):
     """Random access to the encoded images of a data set.
 
     Attributes:
@@ -38,11 +39,13 @@ class FaceSource(abc.ABC):
         identities: name of each identity.
         landmarks: float32 [N, 5, 2] in pixels of the encoded image, NaN where unknown; None if the images are
             aligned crops already, or need no alignment.
+        has_names: whether ``identities`` are names of people, as far as one can tell, and not mere numbers.
     """
 
     labels: np.ndarray
     identities: list[str]
     landmarks: np.ndarray | None = None
+    has_names: bool = True
 
     @property
     def num_images(self) -> int:
@@ -85,6 +88,10 @@ class FaceSource(abc.ABC):
             AlignmentError: if its landmarks are missing or unusable.
         """
         (data,) = self.read([index])
+        return self.crop_of(data, index, size)
+
+    def crop_of(self, data: bytes, index: int, size: int) -> np.ndarray:
+        """As ``crop``, for an image whose encoded bytes are at hand."""
         if self.landmarks is None:
             return decode_image(data, size)
         if np.isnan(self.landmarks[index]).all():

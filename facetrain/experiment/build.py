@@ -19,6 +19,7 @@ from facetrain.data.sampling import EpochOrder
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
+from facetrain.experiment.data_safety import check_overlap
 from facetrain.experiment.faces import Faces
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.models import Contract, FaceRecognizer, build_embedding_model
@@ -59,6 +60,7 @@ def build_trainer(
     augmentations = augment.build(config.data.augment)
     options = _options(config, order, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
+    check_overlap(config, faces, evaluators)
     stages = _stages(config, order.steps_per_epoch)
     schedule = _schedule(config, order.steps_per_epoch)
     recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule)

@@ -25,6 +25,7 @@ class Faces:
     num_identities: int
     fingerprint: str
     name_of: Callable[[int], str]
+    source: FaceSource
 
 
 def build_faces(config: Config, show_progress: bool) -> Faces:
@@ -33,7 +34,7 @@ def build_faces(config: Config, show_progress: bool) -> Faces:
     source = require_trainable(_open(config))
     if data.cache == "none":
         images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
-        return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names)
+        return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names, source)
     cache = DecodedCache.open_or_build(
         source,
         data.size,
@@ -45,7 +46,7 @@ def build_faces(config: Config, show_progress: bool) -> Faces:
     def name_of(index: int) -> str:
         return source.names(int(cache.kept[index]))
 
-    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of)
+    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of, source)
 
 
 def default_cache_dir() -> Path:

@@ -42,6 +42,11 @@ def _check_names(config: Config) -> None:
             registry.check(spec["name"])
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
+    if "num_classes" in config.head:
+        received = config.head["num_classes"]
+        raise InputError(
+            f"head.num_classes: the number of classes comes from the images; leave it out, received {received!r}"
+        )
     scaling = config.model.scaling
     if scaling not in SCALINGS:
         hint = did_you_mean(scaling, SCALINGS)

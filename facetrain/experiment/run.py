@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
-from facetrain.errors import InputError
 from facetrain.experiment.preflight import check
 from facetrain.files import PathLike
 
@@ -24,7 +23,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     check(config)
-    from facetrain.experiment import build
+    from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
     from facetrain.training.run_directory import RunDirectory, describe_environment
 
@@ -33,13 +32,14 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     if runtime.is_chief:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
-    trainer_of = build.build_trainer(config, faces, runtime, show_progress)
+    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
     manifest = {
         **describe_environment(),
         "config_fingerprint": config_fingerprint(config),
         "data_fingerprint": faces.fingerprint,
         "images": len(faces.labels),
         "identities": faces.num_identities,
+        "data": data_safety.describe_data(faces, trainer.evaluators),
         "batch_size": config.data.batch_size,
         "seed": config.seed,
         "runtime": runtime.describe(),
@@ -48,7 +48,8 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     if runtime.is_chief:
         with run.explaining_full_disk():
             run.create(dump_yaml(config), manifest)
-    return _finish(trainer_of(run), show_progress)
+            data_safety.save_label_map(run, faces)
+    return _finish(trainer, show_progress)
 
 
 def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
@@ -64,18 +65,13 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     run = RunDirectory.open(run_dir)
     config = load_config(run.config)
     check(config)
-    from facetrain.experiment import build
+    from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
 
     runtime = build.build_runtime(config)
-    faces = build_faces(config, show_progress and runtime.is_chief)
-    manifest = run.read_manifest()
-    if manifest.get("data_fingerprint") != faces.fingerprint:
-        raise InputError(
-            f"{run.path}: expected the images the run began with ({manifest.get('images')}), received others "
-            f"({len(faces.labels)}, or changed files); restore them, or start a new run"
-        )
+    faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
     trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
     checkpoint = trainer.store.latest()
     if checkpoint is not None:
         trainer.restore(checkpoint)

@@ -14,7 +14,7 @@ from typing import Any
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_path, is_full_disk, write_json
 
-CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
+CONFIG_FILE, MANIFEST_FILE, LABEL_MAP_FILE = "config.yaml", "manifest.json", "label_map.json"
 _PACKAGES = (
     "facetrain",
     "tensorflow",
@@ -27,7 +27,9 @@ _PACKAGES = (
 
 
 class RunDirectory:
-    """Paths of a run: ``config.yaml``, ``manifest.json``, ``checkpoints/``, ``best/``; metrics and report lie beside.
+    """Paths of a run: ``config.yaml``, ``manifest.json``, ``label_map.json``, ``checkpoints/`` and ``best/``.
+
+    Metrics and report lie beside.
 
     Args:
         path: the folder, which may still have to be made.
@@ -39,6 +41,7 @@ class RunDirectory:
         self.best = self.path / "best"
         self.config = self.path / CONFIG_FILE
         self.manifest = self.path / MANIFEST_FILE
+        self.label_map = self.path / LABEL_MAP_FILE
 
     def refuse_existing(self) -> None:
         """Raises InputError if a run of this name exists already."""

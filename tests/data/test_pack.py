@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import signal
@@ -10,7 +9,7 @@ import pytest
 
 from facetrain.data import pack
 from facetrain.data.folder_source import FolderSource
-from facetrain.data.pack import describe, pack_folder
+from facetrain.data.pack import pack_folder
 from facetrain.data.record_source import RecordSource
 from facetrain.data.recordio import RecordError
 from facetrain.data.sources import SyntheticSource
@@ -220,39 +219,6 @@ def test_progress_is_shown(tmp_path, capsys):
     pack_folder(listed(), tmp_path / "out", show_progress=True)
     shown = capsys.readouterr().err
     assert "packing: 7/7" in shown and "verifying: 7/7" in shown
-
-
-def test_describe(tmp_path):
-    source = listed(broken=[6], labels=[0] * 5 + [1] * 2 + [2])
-    about = describe(source, size=10)
-    assert json.loads(json.dumps(about)) == about
-    assert (about["images"], about["identities"]) == (8, 3)
-    assert about["images_per_identity"] == {"min": 1, "median": 2.0, "mean": 2.67, "max": 5}
-    assert about["histogram"] == [
-        {"from": 1, "to": 1, "identities": 1},
-        {"from": 2, "to": 3, "identities": 1},
-        {"from": 4, "to": 7, "identities": 1},
-    ]
-    assert about["sampled"]["images"] == 8
-    assert about["sampled"]["sizes"] == {"16x16": 7}
-    assert about["sampled"]["mean_bytes"] == round(np.mean([len(data) for data in source.data if data != b"no image"]))
-    assert [bad["name"] for bad in about["sampled"]["unreadable"]] == ["image6"]
-    assert about["cache_bytes"] == 8 * 10 * 10 * 3
-    assert about["landmarks"] is False
-    assert about["property"] is None
-
-
-def test_describe_samples_large_sources(monkeypatch):
-    monkeypatch.setattr(pack, "_DESCRIBE_SAMPLED", 5)
-    source = listed(labels=[0, 1] * 20)
-    assert describe(source)["sampled"]["images"] == source.reads == 5
-
-
-def test_describe_a_record_set():
-    about = describe(RecordSource(shared_path("goldens/recordio/emore_flag2")))
-    assert about["property"] == {"classes": 12, "height": 112, "width": 112}
-    assert about["sampled"]["sizes"] == {"112x112": 66}
-    assert sum(part["identities"] for part in about["histogram"]) == 12
 
 
 def test_real_photographs_survive_unchanged(tmp_path):

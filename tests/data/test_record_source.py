@@ -31,9 +31,9 @@ def header_reads(monkeypatch):
     read = []
     headers = RecordIOReader.headers
 
-    def counting(self, rows, show_progress=False):
+    def counting(self, rows):
         read.append(len(rows))
-        return headers(self, rows, show_progress)
+        return headers(self, rows)
 
     monkeypatch.setattr(RecordIOReader, "headers", counting)
     return read

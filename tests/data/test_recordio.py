@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import pickle
+import re
 import resource
 import signal
 import struct
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from facetrain.data import recordio, recordio_format, recordio_index
 from facetrain.data.recordio import Record, RecordError, RecordIOReader, RecordIOWriter
 from facetrain.errors import InputError
-from tests.data.record_rules import MARK, MARK_BYTES, slow_frame, slow_parts, slow_read, slow_records, slow_unpack
+from tests.data.record_rules import MARK, MARK_BYTES, slow_frame, slow_parts, slow_records, slow_unpack
 from tests.shared import shared_path
 
 GOLDENS = {
@@ -163,6 +163,13 @@ def test_string_keys():
             reader["eve"]
 
 
+def test_every_damaged_golden_is_judged(manifest):
+    files = {path.stem for path in shared_path("goldens/recordio/corrupt").glob("*.rec")}
+    assert files == set(DAMAGED) == set(manifest["corrupt"])
+    sets = {name for name in manifest if name not in ("corrupt", "magic")}
+    assert sets == set(GOLDENS)
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_files(manifest, name):
     path = shared_path(f"goldens/recordio/corrupt/{name}.rec")
@@ -240,6 +247,44 @@ def test_round_trip(tmp_path, batch):
         assert list(rebuilt) == batch
 
 
+keys = st.text(st.characters(blacklist_characters="\t\r\n", blacklist_categories=["Cs"]), min_size=1, max_size=8)
+keys = keys.filter(lambda key: key.strip())
+
+
+@given(st.dictionaries(st.one_of(keys, st.integers(-(10**17), 10**17)), records, min_size=1, max_size=8))
+@examples
+def test_round_trip_of_keys(tmp_path, batch):
+    """One key that is no whole number makes all of them text."""
+    assume(len(set(map(str, batch))) == len(batch))
+    path = write(tmp_path / "a.rec", batch.items())
+    numbers = all(re.fullmatch("-?[0-9]{1,18}", str(key)) for key in batch)
+    expected = {int(key) if numbers else str(key): record for key, record in batch.items()}
+    assume(len(expected) == len(batch))  # "01" and "1" are one number
+    with RecordIOReader(path) as reader:
+        assert list(reader.keys) == list(expected)
+        assert {key: reader[key] for key in reader.keys} == expected
+        assert list(reader) == list(expected.values())
+        assert all(reader.index.row(key) == row for row, key in enumerate(expected))
+
+
+@given(st.lists(st.integers(0, 24), min_size=1, max_size=6), st.integers(0, 3), st.integers(1, 5))
+@examples
+def test_marks_at_aligned_places(tmp_path, gaps, tail, labels):
+    """Payloads of many parts, behind one label or several; headers are read alike by both ways."""
+    payload = b"".join(b"\x01" * (gap & ~3) + MARK_BYTES for gap in gaps) + b"\x02" * tail
+    record = Record.of(payload, [float(n) for n in range(labels)])
+    path = write(tmp_path / "a.rec", [(0, record), (1, Record.of(b"next", 1.0))])
+    kinds = [kind for _, kind, _ in slow_parts(path.read_bytes())]
+    assert kinds == [1] + [2] * (len(gaps) - 1) + [3, 0]
+    with RecordIOReader(path) as reader:
+        assert reader[0] == record
+        headers = reader.headers(np.array([0, 1]))
+    assert headers.flags.tolist() == [labels, 0] and headers.payload_bytes.tolist() == [len(payload), 4]
+    path.with_suffix(".idx").unlink()
+    with RecordIOReader(path) as rebuilt:
+        assert len(rebuilt) == 2 and rebuilt[0] == record
+
+
 @pytest.mark.parametrize("lead", range(9))
 def test_mark_at_every_alignment(tmp_path, lead):
     for tail in range(9):
@@ -261,127 +306,6 @@ def test_a_length_never_causes_an_allocation(tmp_path):
     assert peak < 4 << 20
 
 
-def fuzzed_file(folder: Path, rng: np.random.Generator) -> Path:
-    marked = [MARK_BYTES * 3, b"ab" + MARK_BYTES, b"abcd" + MARK_BYTES + b"e"]
-    payloads = [rng.bytes(n) for n in (0, 1, 3, 4, 90)] + marked
-    batch = [Record.of(data, [2.0, 3.0] if n % 3 == 0 else float(n), n) for n, data in enumerate(payloads)]
-    return write(folder / "fuzz.rec", enumerate(batch))
-
-
-def check_readable(path: Path, expected) -> int:
-    """Reads a damaged file in every way; returns how many records were refused.
-
-    Args:
-        path: the file; its index is intact.
-        expected: what a record's content has to be where it is not refused, by its line in the index.
-    """
-    refused = 0
-    with RecordIOReader(path) as reader:
-        headers = reader.headers(np.arange(len(reader)))
-        for row, key in enumerate(reader.keys.tolist()):
-            try:
-                content = reader.read_bytes(key)
-                record = Record.unpack(content)
-            except ValueError:
-                refused += 1
-                continue
-            assert content == expected(row, content)
-            assert repr(record) == repr(reader[key])  # equal even with a label that is not a number
-            assert headers.payload_bytes[row] == len(record.payload)
-            label = record.label[0] if record.flag else record.label
-            assert headers.labels[row, 0].tobytes() == np.float32(label).tobytes() or np.isnan(label)
-        consume(reader)
-    try:
-        offsets = recordio.scan_index(path).offsets
-    except RecordError:
-        pass
-    else:
-        assert offsets.tolist() == sorted(set(offsets.tolist()))
-    return refused
-
-
-def replace(path: Path, data: bytes) -> None:
-    path.unlink()  # some file systems write a file through to the disk when it is cut and written again
-    path.write_bytes(data)
-
-
-def consume(reader: RecordIOReader) -> None:
-    try:
-        for _ in reader:
-            pass
-    except RecordError:
-        pass
-
-
-def fuzz_in_one_place(path: Path, rng: np.random.Generator, rounds: int) -> int:
-    """Damages one place of a file at a time: what is then read is refused, or is what stands at the record's place.
-
-    The format has no checksum: changes within a record's data pass, and a length may vary by the zeros of its padding.
-    """
-    original = path.read_bytes()
-    parts = slow_parts(original)
-    spans: list[list[slice]] = []
-    for at, kind, length in parts:
-        span = slice(at + 8, at + 8 + length)
-        spans.append([span]) if kind in (0, 1) else spans[-1].append(span)
-    refused = 0
-    for number in range(rounds):
-        data = bytearray(original)
-        # Half of the rounds aim at the frames, where a change is meanest.
-        start = parts[rng.integers(len(parts))][0] + rng.integers(8) if number % 2 else rng.integers(len(data))
-        width = int(rng.integers(1, 5))
-        data[start : start + width] = rng.choice([rng.bytes(width), bytes(width), b"\xff" * width])
-        if rng.integers(8) == 0:
-            del data[rng.integers(len(data) + 1) :]
-        damaged = bytes(data)
-        replace(path, damaged)
-
-        def expected(row: int, content: bytes, damaged: bytes = damaged) -> bytes:
-            whole = MARK_BYTES.join(damaged[part] for part in spans[row])
-            difference = len(content) - len(whole)
-            return whole + bytes(difference) if 0 <= difference <= 3 else whole[:difference]
-
-        refused += check_readable(path, expected)
-        collect(number)
-    return refused
-
-
-def fuzz_everywhere(path: Path, rng: np.random.Generator, rounds: int, changes: int) -> int:
-    """Damages many places at once: nothing crashes, hangs or grows, and what is read is read by MXNet's rules."""
-    original = path.read_bytes()
-    offsets = [offset for offset, _ in slow_records(original)]
-    frames = np.array([at + byte for at, _, _ in slow_parts(original) for byte in range(8)])
-    refused = 0
-    for number in range(rounds):
-        data = np.frombuffer(original, np.uint8).copy()
-        places = rng.choice(frames if number % 2 else len(data), changes)
-        data[places] = rng.choice([rng.integers(256), 0, 1, 255, data[places[0]] ^ 32], changes)
-        damaged = data.tobytes()
-        replace(path, damaged)
-        refused += check_readable(path, lambda row, _, damaged=damaged: slow_read(damaged, offsets[row]))
-        collect(number)
-    return refused
-
-
-def collect(number: int) -> None:
-    """Frees the maps that tracebacks of refused files hold, before thousands of them use up all file descriptors."""
-    if number % 200 == 0:
-        gc.collect()
-
-
-@pytest.mark.parametrize("rounds", [400, pytest.param(2_000, marks=pytest.mark.slow)])
-def test_damage_in_one_place_never_gives_wrong_data(tmp_path, rounds):
-    rng = np.random.default_rng(0)
-    assert fuzz_in_one_place(fuzzed_file(tmp_path, rng), rng, rounds) > rounds // 3
-
-
-@pytest.mark.parametrize("rounds", [200, pytest.param(2_000, marks=pytest.mark.slow)])
-def test_damage_everywhere(tmp_path, rounds):
-    """A million changed bytes in the slow run."""
-    rng = np.random.default_rng(1)
-    assert fuzz_everywhere(fuzzed_file(tmp_path, rng), rng, rounds, changes=50 if rounds == 200 else 500) > rounds
-
-
 # ------------------------------------------------------------------------------------------------------------ index
 
 
@@ -398,6 +322,38 @@ def test_index_equals_python(tmp_path, lines):
         assert index.holds_offset(offset)
     assert index.row(10**18) is None and index.row("no") is None
     assert not index.holds_offset(-4)
+
+
+@given(st.integers(-50, 10**17), st.integers(1, 40), st.integers(-60, 60))
+@examples
+def test_keys_that_count_up_equal_a_list(first, count, asked):
+    keys = list(range(first, first + count))
+    index = recordio_index.RecordIndex(np.array(keys), np.arange(count) * 44, "a.idx")
+    assert index.keys.tolist() == keys and index.keys.dtype == np.int64
+    assert [index.key(row) for row in range(count)] == keys
+    assert [array.tolist() for array in index.by_key()] == [list(range(count)), keys]
+    for key in (first + asked, np.int64(first + asked)):
+        assert index.row(key) == (asked if 0 <= asked < count else None)
+    assert index.row(str(first)) is None and index.row(0.5) is None
+    with pytest.raises(IndexError):
+        index.key(count)
+
+
+def test_reading_maps_little_of_the_file(tmp_path, monkeypatch):
+    """The pages of records that were read do not add up to the whole file."""
+    monkeypatch.setattr(recordio_format, "_READS_MAPPED", 16)
+    path = write(tmp_path / "a.rec", [(key, Record.of(bytes(1 << 20), key)) for key in range(64)])
+
+    def mapped() -> int:
+        rows = Path("/proc/self/smaps").read_text().split(str(path))[1].splitlines()
+        return int(next(row for row in rows if row.startswith("Rss:")).split()[1]) << 10
+
+    with RecordIOReader(path) as reader:
+        most = 0
+        for key in range(64):
+            assert len(reader[key].payload) == 1 << 20
+            most = max(most, mapped())
+    assert 1 << 20 < most < 20 << 20
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
