@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from array import array
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Union
 
@@ -47,6 +49,7 @@ class RecordSource(FaceSource):
 
     Attributes:
         path: the ``.rec`` file.
+        label_values: int64 [C], the label that each identity has in the file.
         declared: what the ``property`` file beside it says, or None.
         damaged: errors of records that were passed over because even their header cannot be read.
 
@@ -76,8 +79,9 @@ class RecordSource(FaceSource):
             raise InputError(f"{self.path} holds no image; expected the records of a face data set")
         self._check_labels(raw, counts)
         values, labels = np.unique(raw, return_inverse=True)
+        self.label_values = values.astype(np.int64)
         self.labels = np.repeat(labels.astype(np.int32), counts)
-        self.identities = _identity_names(self.path.with_name(IDENTITIES_FILE), values.astype(np.int64).tolist())
+        self.identities = identity_names(self.path.with_name(IDENTITIES_FILE), self.label_values.tolist())
         self.declared = _read_property(self.path.with_name(PROPERTY_FILE))
         if self.declared is not None and self.declared.classes != len(values):
             what = "%s says %d classes, but the records have %d identities, which count"
@@ -110,6 +114,44 @@ class RecordSource(FaceSource):
     def names(self, index: int) -> str:
         """Returns file, key and byte offset of image ``index``."""
         return self._reader.describe(int(self._rows[index]))
+
+    def stem(self, index: int) -> str:
+        """Returns the key of image ``index``, numbers with leading zeros so that names have the order of keys."""
+        key = self._reader.index.key(int(self._rows[index]))
+        return key if isinstance(key, str) else f"{key:0{self._key_digits}d}"
+
+    @cached_property
+    def extra_labels(self) -> np.ndarray | None:  # type: ignore[override]
+        """The labels behind the first, float32 [N, K]; read when first asked for, from every record.
+
+        Raises:
+            InputError: if images have different numbers of labels.
+        """
+        count = int(self._reader.headers(self._rows[:1]).flags[0])
+        if count < 2:
+            return None
+        values = array("f")
+        for index, row in enumerate(self._rows.tolist()):
+            try:
+                label = self._reader.at(row).label
+            except RecordError:  # named when the image is read
+                label = (np.nan,) * count
+            if not isinstance(label, tuple) or len(label) != count:
+                seen = len(label) if isinstance(label, tuple) else 1
+                raise InputError(f"{self.names(index)}: expected {count} labels as in the first image, found {seen}")
+            values.extend(label[1:])
+        return np.array(values, np.float32).reshape(-1, count - 1)
+
+    @property
+    def extra_names(self) -> list[str]:  # type: ignore[override]
+        """Names of the further labels: ``label1``, ``label2``..."""
+        found = self.extra_labels
+        return [] if found is None else [f"label{number}" for number in range(1, found.shape[1] + 1)]
+
+    @cached_property
+    def _key_digits(self) -> int:
+        keys = self._reader.keys
+        return 1 if isinstance(keys, list) else len(str(int(keys.max())))
 
     def _from_image_headers(self, on_damaged: str, show_progress: bool) -> _Found:
         rows, _ = self._reader.index.by_key()
@@ -197,7 +239,12 @@ def _labels_of_ranges(
     return labels
 
 
-def _identity_names(path: Path, labels: list[int]) -> list[str]:
+def identity_names(path: Path, labels: list[int]) -> list[str]:
+    """Returns the names that a file ``label<TAB>name`` gives to labels; the labels as text if there is no such file.
+
+    Raises:
+        InputError: if the file is malformed, a label has no name, or two have the same.
+    """
     if not path.is_file():
         return [str(label) for label in labels]
     names: dict[str, str] = {}
