@@ -75,7 +75,7 @@ def is_image_file(path: PathLike) -> bool:
 
 
 def image_suffix(data: bytes) -> str:
-    """Returns the suffix that belongs to an encoded image by its first bytes, ``.jpg``, ``.png``, ``.webp`` or ``.bmp``.
+    """Returns the suffix of an encoded image by its first bytes: ``.jpg``, ``.png``, ``.webp`` or ``.bmp``.
 
     Raises:
         ImageError: if the bytes begin like none of them.

@@ -84,8 +84,8 @@ def read_labels(path: PathLike, source: FaceSource) -> tuple[list[str], np.ndarr
     """Reads further labels of images.
 
     Args:
-        path: CSV table with a header: the column ``path`` (``identity/name``, as ``ImageNames`` finds it) and columns of
-            numbers; empty cells are NaN.
+        path: CSV table with a header: the column ``path`` (``identity/name``, as ``ImageNames`` finds it) and columns
+            of numbers; empty cells are NaN.
         source: whose images the lines name.
     Returns:
         the names of the columns, and float32 [N, K], NaN for images without a line.

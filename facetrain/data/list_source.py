@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from facetrain.data.folder_source import match_landmarks, read_file
-from facetrain.data.paths import below, without_suffix
+from facetrain.data.folder_source import match_landmarks
+from facetrain.data.listed_files import Listed, ListSource, parse_number
 from facetrain.data.record_source import IDENTITIES_FILE, identity_names
-from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 
@@ -24,82 +19,7 @@ _log = logging.getLogger(__name__)
 _POINTS = tuple(f"{axis}{point}" for point in range(1, 6) for axis in "xy")
 
 
-class _Listed(NamedTuple):
-    """One line: its number, the path, the identity, and further values."""
-
-    line: int
-    path: str
-    identity: Any
-    values: Sequence[float]
-
-
-class _ListSource(FaceSource):
-    """What the two kinds of lists share: files below a root, read when they are asked for."""
-
-    def __init__(self, path: PathLike, root: PathLike | None, allow_absolute: bool, on_missing: str):
-        if on_missing not in ("fail", "skip"):
-            raise InputError(f"on_missing is 'fail' or 'skip', received {on_missing!r}")
-        self.path = Path(path)
-        self.root = self.path.parent if root is None else Path(root)
-        self._allow_absolute, self._on_missing = allow_absolute, on_missing
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:  # noqa: D102 - see FaceSource
-        return [read_file(self._file(self._names[index])) for index in indices]
-
-    def fingerprint(self) -> str:
-        """Returns a digest of names, identities, labels and landmarks, and of sizes and times of change of files."""
-        digest = hashlib.sha256(json.dumps(["list", self._names, self.identities]).encode())
-        for part in (self.labels, self._stamps, self.landmarks, self.extra_labels):
-            digest.update(b"-" if part is None else part.tobytes())
-        return digest.hexdigest()
-
-    def names(self, index: int) -> str:
-        """Returns the path of image ``index`` as the list has it."""
-        return self._names[index]
-
-    def stem(self, index: int) -> str:
-        """Returns the name of the file of image ``index``, without suffix."""
-        return without_suffix(self._names[index].replace("\\", "/").rpartition("/")[2])
-
-    def _file(self, name: str) -> Path:
-        return below(self.root, name, self._allow_absolute)
-
-    def _take(self, listed: list[_Listed]) -> list[_Listed]:
-        """Keeps the lines whose files are there; refuses paths that leave the root, and an empty list."""
-        if not listed:
-            raise InputError(f"{self.path}: expected at least one image, the list has none")
-        kept, stamps, missing = [], [], []
-        for one in listed:
-            try:
-                status = self._file(one.path).stat()
-            except InputError as error:
-                raise InputError(f"{self.path}, line {one.line}: {error}") from None
-            except OSError:
-                missing.append(one)
-                continue
-            kept.append(one)
-            stamps.append((status.st_size, status.st_mtime_ns))
-        if missing:
-            what = f"line {missing[0].line}: the image {missing[0].path!r} is not below {str(self.root)!r}"
-            what += f" ({len(missing)} of {len(listed)} images are missing)"
-            if self._on_missing == "fail" or not kept:
-                raise InputError(f"{self.path}, {what}; give the right root, or set on_missing to 'skip'")
-            _log.warning("%s, %s; they are left out", self.path, what)
-        self._names = [one.path for one in kept]
-        self._stamps = np.array(stamps, np.int64)
-        return kept
-
-    def _lines(self) -> Iterator[str]:
-        try:
-            with open(self.path, encoding="utf-8-sig", newline="") as handle:
-                yield from handle
-        except OSError as error:
-            raise InputError(f"cannot read the list {str(self.path)!r}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}: expected a list in UTF-8, received something else: {error}") from error
-
-
-class LstSource(_ListSource):
+class LstSource(ListSource):
     """The images of a ``.lst`` file: lines ``index<TAB>label<TAB>path``, with any number of labels.
 
     The first label is the identity, a whole number; further ones become ``extra_labels``. Identities are numbered anew
@@ -124,7 +44,7 @@ class LstSource(_ListSource):
         on_missing: str = "fail",
     ):
         super().__init__(path, root, allow_absolute, on_missing)
-        listed = self._take(list(self._parse()))
+        listed = self.take(list(self._parse()))
         values, labels = np.unique([one.identity for one in listed], return_inverse=True)
         self.labels = labels.astype(np.int32)
         self.identities = identity_names(self.path.with_name(IDENTITIES_FILE), values.tolist())
@@ -134,23 +54,21 @@ class LstSource(_ListSource):
         if landmarks is not None:
             self.landmarks = match_landmarks(landmarks, self._names, self.root)
 
-    def _parse(self) -> Iterator[_Listed]:
+    def _parse(self) -> Iterator[Listed]:
         count = None
-        for number, line in enumerate(self._lines(), 1):
+        for number, line in enumerate(self.lines(), 1):
             if not line.strip():
                 continue
             _, *labels, path = line.rstrip("\r\n").split("\t")
-            values = [_number(label) for label in labels]
+            values = [parse_number(label) for label in labels]
             count = len(values) if count is None else count
             if not values or None in values or len(values) != count or values[0] % 1 or not 0 <= values[0] < 2**31:
-                expected = (
-                    f"index, {count or 1} labels of which the first is a whole number, and path, with tabs between"
-                )
+                expected = f"index, {count or 1} labels (the first a whole number) and path with tabs between"
                 raise InputError(f"{self.path}, line {number}: expected {expected}, found {line.rstrip()[:80]!r}")
-            yield _Listed(number, path, int(values[0]), values[1:])
+            yield Listed(number, path, int(values[0]), values[1:])
 
 
-class CsvSource(_ListSource):
+class CsvSource(ListSource):
     """The images of a CSV table with the columns ``path`` and ``identity``.
 
     With the columns ``x1, y1, ..., x5, y5`` (pixels; left eye, right eye, nose, left and right mouth corner) images are
@@ -178,7 +96,7 @@ class CsvSource(_ListSource):
         super().__init__(path, root, allow_absolute, on_missing)
         rows = list(self._rows())
         header = rows[0].values
-        listed = self._take(rows[1:])
+        listed = self.take(rows[1:])
         self.identities = sorted({one.identity for one in listed})
         numbers = {name: number for number, name in enumerate(self.identities)}
         self.labels = np.array([numbers[one.identity] for one in listed], np.int32)
@@ -188,7 +106,7 @@ class CsvSource(_ListSource):
         if landmarks is not None:
             self.landmarks = match_landmarks(landmarks, self._names, self.root)
         others = [n for n, name in enumerate(header) if name not in ("path", "identity", *_POINTS) and name]
-        numeric = [n for n in others if all(_number(one.values[n]) is not None for one in listed)]
+        numeric = [n for n in others if all(parse_number(one.values[n]) is not None for one in listed)]
         if numeric:
             self.extra_names = [header[n] for n in numeric]
             self.extra_labels = self._numbers(listed, numeric, self.extra_names)
@@ -196,9 +114,9 @@ class CsvSource(_ListSource):
             words = ", ".join(header[n] for n in others if n not in numeric)
             _log.info("%s: columns without numbers are passed over: %s", self.path, words)
 
-    def _rows(self) -> Iterator[_Listed]:
+    def _rows(self) -> Iterator[Listed]:
         """Yields the header, then the lines; ``values`` are all cells."""
-        reader = csv.reader(self._lines())
+        reader = csv.reader(self.lines())
         try:
             header = [name.strip() for name in next(reader, [])]
             if not {"path", "identity"} <= set(header) or len(set(header)) != len(header):
@@ -206,30 +124,22 @@ class CsvSource(_ListSource):
                 what = f"expected a header with the columns path and identity, each once, received {seen!r}"
                 raise InputError(f"{self.path}, line 1: {what}")
             path, identity = header.index("path"), header.index("identity")
-            yield _Listed(1, "", "", header)
+            yield Listed(1, "", "", header)
             for row in filter(None, reader):
                 if len(row) != len(header) or not row[identity].strip():
                     what = f"expected {len(header)} values with a path and an identity, received {','.join(row)[:80]!r}"
                     raise InputError(f"{self.path}, line {reader.line_num}: {what}")
-                yield _Listed(reader.line_num, row[path].strip(), row[identity].strip(), row)
+                yield Listed(reader.line_num, row[path].strip(), row[identity].strip(), row)
         except csv.Error as error:
             raise InputError(f"{self.path}, line {reader.line_num}: expected CSV, received {error}") from error
 
-    def _numbers(self, listed: list[_Listed], columns: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    def _numbers(self, listed: list[Listed], columns: Sequence[int], names: Sequence[str]) -> np.ndarray:
         found = np.empty((len(listed), len(columns)), np.float32)
         for row, one in enumerate(listed):
             for place, (column, name) in enumerate(zip(columns, names)):
-                value = _number(one.values[column])
+                value = parse_number(one.values[column])
                 if value is None:
                     what = f"expected a number as {name}, received {one.values[column]!r}"
                     raise InputError(f"{self.path}, line {one.line}: {what}")
                 found[row, place] = value
         return found
-
-
-def _number(text: str) -> float | None:
-    """Returns a number, NaN for an empty cell, or None for anything else."""
-    try:
-        return float(text) if text.strip() else float("nan")
-    except ValueError:
-        return None

@@ -102,9 +102,18 @@ def pack_source(
     return PackReport(out, len(job.order), source.num_identities, num_bytes, image_size, skipped)
 
 
-def pack_folder(source: FaceSource, out: PathLike, *arguments: Any, **options: Any) -> PackReport:
-    """Writes a source as an InsightFace folder: ``pack_source`` with ``format="rec"``, quality first."""
-    return pack_source(source, out, "rec", *arguments, **options)
+def pack_folder(
+    source: FaceSource,
+    out: PathLike,
+    quality: str | int = "keep",
+    shuffle: bool = False,
+    seed: int = 0,
+    show_progress: bool = False,
+    size: int = 112,
+    on_unreadable: str = "skip",
+) -> PackReport:
+    """Writes a source as an InsightFace folder: ``pack_source`` with ``format="rec"`` and one file."""
+    return pack_source(source, out, "rec", quality, 1, shuffle, seed, show_progress, size, on_unreadable)
 
 
 def describe(source: FaceSource, size: int = 112, seed: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facetrain.data.derived import JoinedSource
+from facetrain.data.joined_source import JoinedSource
 from facetrain.data.record_source import RecordSource
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -31,12 +31,10 @@ SOURCES.add("synthetic", "facetrain.data.sources:SyntheticSource", "generated fa
 SOURCES.add("record", "facetrain.data.record_shards:open_records", "InsightFace record files: train.rec, train.idx")
 SOURCES.add("tfrecord", "facetrain.data.tfrecord_source:TFRecordSource", "TFRecord files of examples, one or many")
 SOURCES.add("lst", "facetrain.data.list_source:LstSource", "image files named by a list as im2rec takes it")
-SOURCES.add(
-    "csv", "facetrain.data.list_source:CsvSource", "image files named by a table with the columns path, identity"
-)
-SOURCES.add("concat", "facetrain.data.derived:ConcatSource", "several data sets as one")
-SOURCES.add("subset", "facetrain.data.derived:SubsetSource", "some images or identities of a data set")
-SOURCES.add("relabel", "facetrain.data.derived:RelabelSource", "a data set with identities merged or renamed")
+SOURCES.add("csv", "facetrain.data.list_source:CsvSource", "image files named by a table with path and identity")
+SOURCES.add("concat", "facetrain.data.joined_source:ConcatSource", "several data sets as one")
+SOURCES.add("subset", "facetrain.data.subset_source:SubsetSource", "some images or identities of a data set")
+SOURCES.add("relabel", "facetrain.data.subset_source:RelabelSource", "a data set with identities merged or renamed")
 
 _KIND_OF_SUFFIX = {".rec": "record", ".idx": "record", ".lst": "lst", ".csv": "csv"}
 _TFRECORD = re.compile(r"[^.].*\.(tfrecords?|tfrec)(-\d+-of-\d+)?")
@@ -191,7 +189,11 @@ class SyntheticSource(FaceSource):
         return Portrait(person, shot, self.size).landmarks().astype(np.float32)
 
 
-def open_source(spec: PathLike | Mapping[str, Any] | FaceSource, **options: Any) -> FaceSource:
+SourceSpec = Union[PathLike, Mapping[str, Any], FaceSource]
+"""A path, a mapping of a kind and its arguments, or an open source."""
+
+
+def open_source(spec: SourceSpec, **options: Any) -> FaceSource:
     """Opens a data set.
 
     Args:
@@ -233,7 +235,5 @@ def kind_of(path: PathLike) -> str:
         return _KIND_OF_SUFFIX[path.suffix.lower()]
     if any(path.glob("*.rec")):
         return "record"
-    tfrecords = _TFRECORD.fullmatch(path.name) or any(
-        _TFRECORD.fullmatch(child.name) for child in path.glob("*.tfrec*")
-    )
-    return "tfrecord" if tfrecords else "folder"
+    candidates = [path, *path.glob("*.tfrec*")]
+    return "tfrecord" if any(_TFRECORD.fullmatch(one.name) for one in candidates) else "folder"

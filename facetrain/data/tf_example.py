@@ -42,11 +42,11 @@ def parse_example(
         ExampleError: if the bytes are no example; it counts bytes as ``data`` does.
     """
     found: dict[str, Feature] = {}
-    for number, kind, start, end in _fields(data, start, len(data) if end is None else end):
+    for number, kind, first, last in _fields(data, start, len(data) if end is None else end):
         if number == 1 and kind == _BYTES:
-            for inner, inner_kind, first, last in _fields(data, start, end):
+            for inner, inner_kind, at, behind in _fields(data, first, last):
                 if inner == 1 and inner_kind == _BYTES:
-                    _entry(data, first, last, wanted, found)
+                    _entry(data, at, behind, wanted, found)
     return found
 
 

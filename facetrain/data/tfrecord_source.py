@@ -30,8 +30,8 @@ class TFRecordSource(FaceSource):
 
     Records are ``tf.train.Example`` with an image and an identity: a number, a name, or both. Numbers are counted anew
     without gaps, in ascending order, and have the names that stand beside them; where there are names alone, identities
-    are in their order. Which features these are is recognised (facetrain's own, TensorFlow's, those of Keras_insightface
-    and others) or given. The index beside each file is built when it is first opened.
+    are in their order. Which features these are is recognised (facetrain's own, TensorFlow's, Keras_insightface's and
+    others) or given. The index beside each file is built when it is first opened.
 
     Args:
         path: the file or the folder.
