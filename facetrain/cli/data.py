@@ -53,9 +53,7 @@ def synth(
 
 @app.command()
 def info(
-    source: Path = typer.Argument(
-        ..., metavar="SRC", help="Image folder, record files, TFRecord files, .lst or .csv list."
-    ),
+    source: Path = typer.Argument(..., metavar="SRC", help="Image folder, record or TFRecord files, or a list."),
     size: int = typer.Option(112, "--size", help="Side of crops for which the decoded cache is estimated."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:

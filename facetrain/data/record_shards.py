@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from facetrain.data.joined_source import JoinedSource
-from facetrain.data.record_source import RecordSource
+from facetrain.data.record_source import PROPERTY_FILE, RecordSource
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 
+_log = logging.getLogger(__name__)
+
 _SHARD = re.compile(r".+-(\d+)\.rec")
+
+
+class _Shard(RecordSource):
+    _whole = False  # ``property`` counts the identities of all shards
 
 
 class ShardedRecordSource(JoinedSource):
@@ -30,6 +37,9 @@ class ShardedRecordSource(JoinedSource):
         maps = [np.searchsorted(values, one.label_values).astype(np.int32) for one in sources]
         super().__init__(sources, maps, [names[place] for place in first.tolist()])
         self.declared = sources[0].declared
+        if self.declared is not None and self.declared.classes != len(values):
+            what = "%s says %d classes, but the shards have %d identities, which count"
+            _log.warning(what, sources[0].path.with_name(PROPERTY_FILE), self.declared.classes, len(values))
 
     def stem(self, index: int) -> str:
         """Returns number of the shard and key of image ``index``."""
@@ -68,4 +78,4 @@ def open_records(
         return RecordSource(path, idx, on_damaged, show_progress)
     if idx is not None:
         raise InputError(f"{str(path)!r} holds {len(shards)} record files; idx can be given for one of them only")
-    return ShardedRecordSource([RecordSource(file, None, on_damaged, show_progress) for file in shards])
+    return ShardedRecordSource([_Shard(file, None, on_damaged, show_progress) for file in shards])

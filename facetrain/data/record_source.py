@@ -63,6 +63,8 @@ class RecordSource(FaceSource):
         InputError: if there is no such file, no image in it, or a label that is no identity.
     """
 
+    _whole = True
+
     def __init__(
         self, path: PathLike, idx: PathLike | None = None, on_damaged: str = "fail", show_progress: bool = False
     ):
@@ -83,7 +85,7 @@ class RecordSource(FaceSource):
         self.labels = np.repeat(labels.astype(np.int32), counts)
         self.identities = identity_names(self.path.with_name(IDENTITIES_FILE), self.label_values.tolist())
         self.declared = _read_property(self.path.with_name(PROPERTY_FILE))
-        if self.declared is not None and self.declared.classes != len(values):
+        if self._whole and self.declared is not None and self.declared.classes != len(values):
             what = "%s says %d classes, but the records have %d identities, which count"
             _log.warning(what, self.path.with_name(PROPERTY_FILE), self.declared.classes, len(values))
         self._fingerprint: str | None = None
