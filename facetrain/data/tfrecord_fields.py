@@ -50,12 +50,12 @@ _KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def find_fields(features: Mapping[str, Feature], given: Mapping[str, str]) -> Fields:
+def find_fields(features: Mapping[str, Feature], given: Mapping[str, str | None]) -> Fields:
     """Returns which features are what, by the first record of a file.
 
     Args:
         features: of that record.
-        given: field -> name of its feature, where that is known.
+        given: field -> name of its feature, where that is known; None says that there is none.
     Raises:
         InputError: for an unknown field, a feature that is not there, or if there is no image or no identity.
     """
@@ -63,9 +63,9 @@ def find_fields(features: Mapping[str, Feature], given: Mapping[str, str]) -> Fi
         if field not in Fields._fields:
             hint = did_you_mean(field, Fields._fields) or f"; known: {', '.join(Fields._fields)}"
             raise InputError(f"fields: unknown field {field!r}{hint}")
-        if name not in features:
+        if name is not None and name not in features:
             raise InputError(f"fields: there is no feature {name!r} for {field!r}; the file has {_shown(features)}")
-    found = {field: given.get(field) or _recognised(features, field) for field in _KNOWN}
+    found = {field: given[field] if field in given else _recognised(features, field) for field in _KNOWN}
     if found["image"] is not None:
         found["path"] = None
     elif found["path"] is None:

@@ -28,7 +28,7 @@ INDEX_SUFFIX = ".index"
 
 
 def open_indexed(
-    path: PathLike, fields: Mapping[str, str], show_progress: bool = False
+    path: PathLike, fields: Mapping[str, str | None], show_progress: bool = False
 ) -> tuple[TFRecordReader, TFRecordIndex]:
     """Opens a TFRecord file of images by its index, which is built first where it is missing or out of date.
 
@@ -55,7 +55,7 @@ def open_indexed(
     return reader, index
 
 
-def build_index(reader: TFRecordReader, fields: Mapping[str, str], show_progress: bool = False) -> TFRecordIndex:
+def build_index(reader: TFRecordReader, fields: Mapping[str, str | None], show_progress: bool = False) -> TFRecordIndex:
     """Reads identities, landmarks and further labels of all records; images are passed over."""
     if not len(reader):
         raise TFRecordError(reader.path, "it holds no record; expected the images of a face data set")
@@ -141,7 +141,7 @@ def _features(reader: TFRecordReader, record: int, wanted: set[str] | None) -> d
         raise TFRecordError(reader.path, what, record, int(reader.offsets[record])) from error
 
 
-def _key(path: Path, fields: Mapping[str, str]) -> dict[str, Any]:
+def _key(path: Path, fields: Mapping[str, str | None]) -> dict[str, Any]:
     try:
         status = path.stat()
     except OSError as error:

@@ -54,7 +54,8 @@ def write_index(path: Path, key: Mapping[str, Any], index: TFRecordIndex) -> Non
     arrays = {**{name: getattr(index, name) for name in _DTYPES if name != "identities"}, "identities": names}
     blocks = [np.ascontiguousarray(arrays[name], dtype).tobytes() for name, dtype in _DTYPES.items()]
     shapes = {name: list(arrays[name].shape) for name in _DTYPES}
-    about = {"key": key, "fields": index.fields._asdict(), "shapes": shapes, "crc32": _sum(blocks)}
+    about: dict[str, Any] = {"key": key, "fields": index.fields._asdict(), "shapes": shapes}
+    about["crc32"] = _sum(about, blocks)
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         handle.write(_MAGIC + json.dumps(about).encode() + b"\n")
         handle.writelines(blocks)
@@ -71,7 +72,7 @@ def read_index(path: Path, key: Mapping[str, Any]) -> TFRecordIndex | None:
                 _log.info("%s belongs to another state of the file and is built again", path)
                 return None
             size = os.fstat(handle.fileno()).st_size - handle.tell()
-            arrays = _take(handle.read(size), about["shapes"], about["crc32"])
+            arrays = _take(handle.read(size), about)
         identities = json.loads(arrays.pop("identities").tobytes())
         return _consistent(TFRecordIndex(Fields(**about["fields"]), identities=identities, **arrays))
     except FileNotFoundError:
@@ -81,8 +82,8 @@ def read_index(path: Path, key: Mapping[str, Any]) -> TFRecordIndex | None:
         return None
 
 
-def _take(content: bytes, shapes: Mapping[str, list[int]], expected: int) -> dict[str, np.ndarray]:
-    arrays, at = {}, 0
+def _take(content: bytes, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    arrays, at, shapes = {}, 0, about["shapes"]
     for name, dtype in _DTYPES.items():
         count = int(np.prod([int(side) for side in shapes[name]], dtype=object))
         end = at + count * np.dtype(dtype).itemsize
@@ -90,7 +91,7 @@ def _take(content: bytes, shapes: Mapping[str, list[int]], expected: int) -> dic
             raise ValueError("it is cut short")
         arrays[name] = np.frombuffer(content, dtype, count, at).reshape(shapes[name])
         at = end
-    if _sum([content]) != expected:
+    if _sum({name: about[name] for name in about if name != "crc32"}, [content]) != about["crc32"]:
         raise ValueError("its checksum is wrong")
     return arrays
 
@@ -108,8 +109,8 @@ def _consistent(index: TFRecordIndex) -> TFRecordIndex:
     return index
 
 
-def _sum(blocks: list[bytes]) -> int:
-    total = 0
+def _sum(about: Mapping[str, Any], blocks: list[bytes]) -> int:
+    total = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for block in blocks:
         total = zlib.crc32(block, total)
     return total

@@ -35,7 +35,8 @@ class TFRecordSource(FaceSource):
 
     Args:
         path: the file or the folder.
-        fields: names of features: ``{"image": ..., "label": ...}``, see ``facetrain.data.tfrecord_fields.Fields``.
+        fields: names of features: ``{"image": ..., "label": ...}``, see ``facetrain.data.tfrecord_fields.Fields``; None
+            as a name says that there is no such feature.
         root: folder of image files, where records hold paths in place of images; by default that of the records.
         allow_absolute: whether such paths may be absolute.
         verify: whether the checksum of each image is compared when it is read.
@@ -48,7 +49,7 @@ class TFRecordSource(FaceSource):
     def __init__(
         self,
         path: PathLike,
-        fields: Mapping[str, str] | None = None,
+        fields: Mapping[str, str | None] | None = None,
         root: PathLike | None = None,
         allow_absolute: bool = False,
         verify: bool = False,
@@ -216,9 +217,10 @@ def _names_of_labels(
         index = int(wrong[0])
         one, other = names[chosen[labels[index]]], names[texts[index]]
         what = f"the label {values[labels[index]]} is called {other!r} here and {one!r} before"
-        raise InputError(f"{source.names(index)}: {what}; correct the records, or name one of the two with fields")
+        raise InputError(f"{source.names(index)}: {what}; correct the records, or set one of the two to null in fields")
     found = [name or str(value) for name, value in zip(names[chosen].tolist(), values.tolist())]
     if len(set(found)) != len(found):
         twice = Counter(found).most_common(1)[0][0]
-        raise InputError(f"{source.path}: the name {twice!r} is given to two labels; correct the records")
+        what = f"the name {twice!r} is given to two labels"
+        raise InputError(f"{source.path}: {what}; correct the records, or set identity to null in fields")
     return found
