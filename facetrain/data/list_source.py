@@ -59,8 +59,8 @@ class LstSource(ListSource):
         for number, line in enumerate(self.lines(), 1):
             if not line.strip():
                 continue
-            _, *labels, path = line.rstrip("\r\n").split("\t")
-            values = [parse_number(label) for label in labels]
+            _, *labels, path = ["", *line.rstrip("\r\n").split("\t")]
+            values = [parse_number(label) for label in labels[1:]]
             count = len(values) if count is None else count
             if not values or None in values or len(values) != count or values[0] % 1 or not 0 <= values[0] < 2**31:
                 expected = f"index, {count or 1} labels (the first a whole number) and path with tabs between"
