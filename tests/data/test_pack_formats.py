@@ -49,14 +49,14 @@ def contents(source):
 @pytest.mark.parametrize("first", ALL)
 def test_round_trips(tmp_path, first, middle, last):
     """From any form over any other to any: the same images of the same people."""
-    source = listed(names=["Ann", "Émile", "zoe"])
+    source = listed(names=["Ann", "zoe", "Émile"])
     expected = contents(source)
     for number, form in enumerate([first, middle, last]):
         report = pack_source(source, tmp_path / str(number), form)
         assert (report.num_images, report.num_identities, report.skipped) == (7, 3, [])
         source = open_source(tmp_path / str(number))
         assert contents(source) == expected
-    assert source.identities == ["Ann", "Émile", "zoe"]
+    assert source.identities == ["Ann", "zoe", "Émile"]
 
 
 @pytest.mark.parametrize("way", [["tfrecord"], ["folder"], ["tfrecord", "folder"], ["folder", "tfrecord", "folder"]])
@@ -158,9 +158,7 @@ def test_crops_and_photographs_are_not_mixed_without_a_word(tmp_path):
     mixed = ConcatSource([listed([0, 0]), SyntheticSource(1, 2, size=64)])
     for source in (mixed, SubsetSource(mixed, [0, 1, 2])):
         for form in ("tfrecord", "folder"):
-            with pytest.raises(
-                InputError, match="aligned crops and others photographs with landmarks.* give a quality"
-            ):
+            with pytest.raises(InputError, match="crops and others photographs with landmarks.* give a quality"):
                 pack_source(source, tmp_path / "out", form)
     pack_source(mixed, tmp_path / "out", "tfrecord", quality=95, size=32)
     assert open_source(tmp_path / "out").num_images == 4
