@@ -15,24 +15,27 @@ _POLYNOMIAL = 0x82F63B78
 _MASK_DELTA = 0xA282EAD8
 _ONES = 0xFFFFFFFF
 _BLOCK = 512
+_FEW = 32
 
 
 def crc32c(data: bytes) -> int:
     """Returns the CRC-32C of ``data``, 0..2**32-1."""
-    table, shift, bytewise = _tables()
+    table, places, shift, bytewise = _tables()
     values = np.frombuffer(data, np.uint8)
-    blocks, rest = divmod(len(values), _BLOCK)
+    blocks, head = divmod(len(values), _BLOCK)
     crc = _ONES
+    if head < _FEW:
+        for value in data[:head]:
+            crc = bytewise[(crc ^ value) & 255] ^ crc >> 8
+    else:
+        first = places[_BLOCK - head :]
+        moved = np.bitwise_xor.reduce(table[first[:4] + 255])  # the ones with which a checksum starts
+        crc = int(np.bitwise_xor.reduce(table[first + values[:head]]) ^ moved)
     if blocks:
-        whole = values[: blocks * _BLOCK].reshape(blocks, _BLOCK)
-        places = np.arange(0, _BLOCK * 256, 256, dtype=np.int32)
-        added = np.bitwise_xor.reduce(table[whole + places], axis=1)
+        added = np.bitwise_xor.reduce(table[values[head:].reshape(blocks, _BLOCK) + places], axis=1)
+        a, b, c, d = shift
         for value in added.tolist():
-            crc = (
-                shift[0][crc & 255] ^ shift[1][crc >> 8 & 255] ^ shift[2][crc >> 16 & 255] ^ shift[3][crc >> 24] ^ value
-            )
-    for value in values[len(values) - rest :].tolist():
-        crc = bytewise[(crc ^ value) & 255] ^ crc >> 8
+            crc = a[crc & 255] ^ b[crc >> 8 & 255] ^ c[crc >> 16 & 255] ^ d[crc >> 24] ^ value
     return crc ^ _ONES
 
 
@@ -42,12 +45,11 @@ def crc32c_of_lengths(lengths: np.ndarray) -> np.ndarray:
     Args:
         lengths: whole numbers >= 0, [N].
     """
-    table, _, _ = _tables()
+    table, places, _, _ = _tables()
     columns = np.ascontiguousarray(lengths, "<u8").view(np.uint8).reshape(-1, 8)
     # The checksum of N bytes that start from ones is that of the bytes from zero, and a constant.
-    places = np.arange(_BLOCK - 8, _BLOCK) * 256
     constant = crc32c(bytes(8))
-    return np.bitwise_xor.reduce(table[columns + places], axis=1) ^ np.uint32(constant)
+    return np.bitwise_xor.reduce(table[columns + places[-8:]], axis=1) ^ np.uint32(constant)
 
 
 def masked(crc: int | np.ndarray) -> int | np.ndarray:
@@ -58,8 +60,10 @@ def masked(crc: int | np.ndarray) -> int | np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[np.ndarray, list[list[int]], list[int]]:
-    """Returns what a byte adds by its place in a block, how a checksum moves over a block, and the bytewise table."""
+def _tables() -> tuple[np.ndarray, np.ndarray, list[list[int]], list[int]]:
+    """Returns what each byte adds at each place of a block, where in that table each place begins, int32 [block], how a
+    checksum moves over a block, by its four bytes, and the table for one byte after the other.
+    """
     bytewise = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         bytewise = np.where(bytewise & 1, bytewise >> 1 ^ _POLYNOMIAL, bytewise >> 1).astype(np.uint32)
@@ -69,4 +73,5 @@ def _tables() -> tuple[np.ndarray, list[list[int]], list[int]]:
         table[place] = bytewise[table[place + 1] & 255] ^ table[place + 1] >> 8
     # The checksum is added to the first four bytes of a block.
     shift = [table[place].tolist() for place in range(4)]
-    return table.ravel(), shift, bytewise.tolist()
+    places = np.arange(0, _BLOCK * 256, 256, dtype=np.int32)
+    return table.ravel(), places, shift, bytewise.tolist()

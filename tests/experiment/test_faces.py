@@ -66,11 +66,11 @@ def test_lists_of_images(folders):
         ([{"kind": "foldr", "path": "."}], "data.sources.0: unknown kind of data source 'foldr'; did you mean"),
         (
             [{"path": "."}, {"kind": "subset", "source": "nowhere"}],
-            "data.sources.1.sources.0: 'nowhere' does not exist",
+            "sources.1.sources.0: 'nowhere' does not exist",
         ),
         (
             [{"kind": "concat", "sources": [{"path": "."}, {"path": "nowhere"}]}],
-            "data.sources.0.sources.1.path: 'nowhere",
+            "sources.0.sources.1.path: 'nowh",
         ),
     ],
 )
