@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facetrain.data.sources import FaceSource, SourceSpec, open_source
+from facetrain.data.sources import FaceSource, SourceSpec, open_source, verify_image
 from facetrain.errors import InputError
 
 SEPARATE, BY_NAME = "separate", "by-name"
@@ -85,6 +85,11 @@ class JoinedSource(FaceSource):
         """Returns what the source of image ``index`` returns, uint8 [size, size, 3], RGB."""
         number, inner = self.place(index)
         return self.sources[number].crop(inner, size)
+
+    def verify(self, index: int) -> None:
+        """Has the source of image ``index`` compare its checksum, if any; raises ImageError if it is wrong."""
+        number, inner = self.place(index)
+        verify_image(self.sources[number], inner)
 
     def fingerprint(self) -> str:
         """Returns a digest of those of the sources, and of the identities."""

@@ -218,6 +218,13 @@ def open_source(spec: SourceSpec, **options: Any) -> FaceSource:
     return SOURCES.build({"name": arguments.pop("kind"), **arguments})
 
 
+def verify_image(source: FaceSource, index: int) -> None:
+    """Compares the checksum of an image, if the source keeps any; raises ImageError if it is wrong."""
+    verify = getattr(source, "verify", None)
+    if verify is not None:
+        verify(index)
+
+
 def require_trainable(source: FaceSource) -> FaceSource:
     """Returns ``source``; raises InputError if it has fewer than the two identities that telling apart needs."""
     if source.num_identities < 2:

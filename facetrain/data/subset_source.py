@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from facetrain.data.augment_random import uniforms
-from facetrain.data.sources import FaceSource, SourceSpec, open_source
+from facetrain.data.sources import FaceSource, SourceSpec, open_source, verify_image
 from facetrain.errors import InputError, did_you_mean
 from facetrain.files import PathLike
 
@@ -55,6 +55,10 @@ class _Part(FaceSource):
 
     def crop(self, index: int, size: int) -> np.ndarray:  # noqa: D102 - see FaceSource
         return self.source.crop(int(self.indices[index]), size)
+
+    def verify(self, index: int) -> None:
+        """Has the whole source compare the checksum of image ``index``, where it has any; raises ImageError."""
+        verify_image(self.source, int(self.indices[index]))
 
     def fingerprint(self) -> str:
         """Returns a digest of that of the whole source, and of what is left of it."""

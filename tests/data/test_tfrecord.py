@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from facetrain.data import tfrecord
 from facetrain.data.tfrecord import TFRecordError, TFRecordReader, TFRecordWriter
@@ -179,6 +181,31 @@ def test_every_single_damage_is_seen(tmp_path):
             with pytest.raises(TFRecordError):
                 reader = TFRecordReader(path)
                 [reader.read(record, verify=True) for record in range(3)]
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=12)), min_size=1, max_size=4))
+def test_any_damage_is_an_error_or_leaves_the_record(file, changes):
+    """Whatever is written over the file: an error that names the record, or the very data that were there."""
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    for at, data in changes:
+        at %= len(damaged)
+        damaged[at : at + len(data)] = data
+    path = file.with_name("damaged")
+    path.write_bytes(bytes(damaged[: len(whole)]))
+    offsets = TFRecordReader(file).offsets
+    for known in (None, offsets):
+        try:
+            reader = TFRecordReader(path, known)
+        except TFRecordError as error:
+            assert error.record is not None
+            continue
+        for record in range(5):
+            try:
+                assert reader.read(record, verify=True) == CONTENTS[record]
+            except TFRecordError as error:
+                assert error.record == record
 
 
 def test_refused_files_are_let_go(tmp_path):

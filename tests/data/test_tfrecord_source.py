@@ -7,12 +7,16 @@ import logging
 import os
 import shutil
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from facetrain.data import tfrecord_source
-from facetrain.data.sources import open_source
+from facetrain.data.joined_source import ConcatSource
+from facetrain.data.sources import open_source, verify_image
+from facetrain.data.subset_source import SubsetSource
 from facetrain.data.tf_example import build_example
 from facetrain.data.tfrecord import TFRecordError, TFRecordReader, TFRecordWriter
 from facetrain.data.tfrecord_fields import Fields, find_fields
@@ -21,7 +25,7 @@ from facetrain.data.tfrecord_index_file import _DTYPES
 from facetrain.data.tfrecord_source import TFRecordSource
 from facetrain.errors import InputError
 from facetrain.images import ImageError, encode_png
-from tests.data.faces import pictures
+from tests.data.faces import ListedSource, pictures
 
 IMAGES = [encode_png(image) for image in pictures(6)]
 LABELS = [70, 5, 5, 9, 70, 9]
@@ -261,6 +265,11 @@ def test_checksums_are_compared_on_demand(file):
         with pytest.raises(ImageError, match=f"record 3 at byte offset {offset}: .*checksum of its"):
             read()
     source.verify(2)
+    part = SubsetSource(ConcatSource([TFRecordSource(file.with_name("a.tfrecord"))]), [2, 3])
+    part.verify(0)
+    with pytest.raises(ImageError, match="record 3 "):
+        part.verify(1)
+    verify_image(ListedSource(pictures(1), [0]), 0)  # without checksums there is nothing to compare
 
 
 def scans(monkeypatch) -> list:
@@ -386,6 +395,16 @@ def test_fingerprint_follows_every_change(tmp_path):
 def test_progress_is_shown(file, capsys):
     open_indexed(file, {}, show_progress=True)
     assert "reading labels of a.tfrecord: 6/6" in capsys.readouterr().err
+
+
+def test_reading_and_writing_need_no_tensorflow(file, tmp_path):
+    code = (
+        "import sys; from facetrain.cli import main; "
+        f"code = main(['data', 'pack', {str(file)!r}, {str(tmp_path / 'out')!r}, '--format', 'tfrecord']); "
+        "sys.exit(code or 'tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
+    assert TFRecordSource(tmp_path / "out").num_images == 6
 
 
 def test_the_kind_is_recognised(tmp_path):
