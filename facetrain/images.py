@@ -74,6 +74,23 @@ def is_image_file(path: PathLike) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def image_suffix(data: bytes) -> str:
+    """Returns the suffix of an encoded image by its first bytes: ``.jpg``, ``.png``, ``.webp`` or ``.bmp``.
+
+    Raises:
+        ImageError: if the bytes begin like none of them.
+    """
+    if data[:2] == b"\xff\xd8":
+        return ".jpg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return ".png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    if data[:2] == b"BM":
+        return ".bmp"
+    raise ImageError(f"expected a JPEG, PNG, BMP or WebP image, received {_shown(data)}")
+
+
 def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
     """Decodes a JPEG, PNG, BMP or WebP image.
 
@@ -199,19 +216,16 @@ def _encode(suffix: str, image: np.ndarray, parameters: list[int]) -> bytes:
 def _header_size(data: bytes) -> tuple[int, int]:
     """Returns (width, height) as the file's header states it; raises ImageError for any other kind of file."""
     try:
-        if data[:2] == b"\xff\xd8":
+        suffix = image_suffix(data)
+        if suffix == ".jpg":
             return _jpeg_size(data)
-        if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if suffix == ".png":
             if data.rfind(b"IEND") < 0:
                 raise ImageError(f"expected a whole PNG image, received {_shown(data)} and ending too early")
             return struct.unpack_from(">II", data, 16)
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return _webp_size(data)
-        if data[:2] == b"BM":
-            return _bmp_size(data)
+        return _webp_size(data) if suffix == ".webp" else _bmp_size(data)
     except struct.error as error:
         raise ImageError(f"expected a whole image, received {_shown(data)} and ending within the header") from error
-    raise ImageError(f"expected a JPEG, PNG, BMP or WebP image, received {_shown(data)}")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:

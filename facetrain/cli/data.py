@@ -1,16 +1,14 @@
-"""``facetrain data``: making, packing and looking at data sets."""
+"""``facetrain data``: making and looking at data sets; ``data_write`` has the commands that write one from others."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Any, Optional
 
 import typer
 
 from facetrain.cli.output import note, print_json, print_result, print_table, print_text
-from facetrain.errors import InputError
 
 app = typer.Typer(help="Make, pack and look at data sets.", no_args_is_help=True)
 
@@ -56,46 +54,8 @@ def synth(
 
 
 @app.command()
-def pack(
-    source: Path = typer.Argument(..., metavar="SRC", help="Folder with one sub-folder a person, or a data set."),
-    out: Path = typer.Argument(..., metavar="OUT", help="Folder for train.rec, train.idx and property."),
-    landmarks: Optional[Path] = typer.Option(None, "--landmarks", help="CSV of five points an image, to align by."),
-    quality: str = typer.Option("keep", "--quality", help="'keep' copies files as they are; 1 to 100 encodes crops."),
-    size: int = typer.Option(112, "--size", help="Side of the crops in pixels, where they are encoded anew."),
-    shuffle: bool = typer.Option(False, "--shuffle", help="Write in random order."),
-    seed: int = typer.Option(0, "--seed", help="Seed of that order."),
-    on_unreadable: str = typer.Option("skip", "--on-unreadable", help="skip or fail."),
-    as_json: bool = typer.Option(False, "--json", help="Print the result as one JSON object."),
-) -> None:
-    """Pack a folder into an InsightFace record file."""
-    from facetrain.data.pack import pack_folder
-    from facetrain.data.sources import open_source
-
-    if quality != "keep" and not quality.isdigit():
-        raise InputError(f"--quality is 'keep' or a whole number from 1 to 100, received {quality!r}")
-    report = pack_folder(
-        open_source(source, **({} if landmarks is None else {"landmarks": landmarks})),
-        out,
-        quality=int(quality) if quality.isdigit() else quality,
-        shuffle=shuffle,
-        seed=seed,
-        show_progress=True,
-        size=size,
-        on_unreadable=on_unreadable,
-    )
-    skipped = [{"name": name, "reason": reason} for name, reason in report.skipped]
-    for one in skipped[:_SHOWN_SKIPPED]:
-        note(f"skipped {one['name']}: {one['reason']}")
-    result: dict[str, Any] = {**report._asdict(), "skipped": skipped}
-    if as_json:
-        print_json(result)
-    else:
-        print_result({**result, "skipped": len(skipped)})
-
-
-@app.command()
 def info(
-    source: Path = typer.Argument(..., metavar="SRC", help="Image folder or record file."),
+    source: Path = typer.Argument(..., metavar="SRC", help="Image folder, record or TFRecord files, or a list."),
     size: int = typer.Option(112, "--size", help="Side of crops for which the decoded cache is estimated."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:

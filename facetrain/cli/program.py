@@ -11,7 +11,20 @@ from typing import Optional
 import typer
 
 from facetrain import __version__
-from facetrain.cli import align, compare, data, data_check, data_overlap, doctor, evaluate, export, report, show, train
+from facetrain.cli import (
+    align,
+    compare,
+    data,
+    data_check,
+    data_overlap,
+    data_write,
+    doctor,
+    evaluate,
+    export,
+    report,
+    show,
+    train,
+)
 from facetrain.cli.failures import EXIT_FAILURE, TRACEBACK_VARIABLE, report_failure
 
 app = typer.Typer(
@@ -28,6 +41,10 @@ app.command()(compare.compare)
 app.command()(align.align)
 data.app.command()(data_check.check)
 data.app.command()(data_overlap.overlap)
+data.app.command()(data_write.pack)
+data.app.command()(data_write.unpack)
+data.app.command()(data_write.merge)
+data.app.command("filter")(data_write.filter_set)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
 app.command()(report.report)

@@ -54,8 +54,14 @@ class DataConfig(Section):
     """Where training images come from and how they reach the model."""
 
     path: Optional[str] = Field(None, description="Folder with one sub-folder a person, or a packed data set.")
-    kind: Literal["auto", "folder", "record", "synthetic"] = Field(
+    kind: Literal["auto", "folder", "record", "tfrecord", "lst", "csv", "synthetic"] = Field(
         "auto", description="Kind of source; 'auto' looks at the path, and generates faces where there is none."
+    )
+    sources: list[dict[str, Any]] = Field(
+        default_factory=list, description="Several data sets in place of one path: kind or path, and arguments."
+    )
+    identities: Literal["separate", "by-name"] = Field(
+        "separate", description="Whether a name that several of these use is one person."
     )
     landmarks: Optional[str] = Field(None, description="CSV of five points an image; images are then aligned.")
     size: int = Field(112, ge=16, le=1024, description="Side of the square crop that the model sees, in pixels.")
@@ -71,6 +77,14 @@ class DataConfig(Section):
         "warn", description="What people in both the training set and an evaluation set, by name, do to the run."
     )
     synthetic: SyntheticConfig = Field(default_factory=SyntheticConfig, description="Settings of generated faces.")
+
+    @model_validator(mode="after")
+    def _path_or_sources(self) -> DataConfig:
+        given = [key for key, value in (("path", self.path), ("landmarks", self.landmarks)) if value is not None]
+        if self.sources and (given or self.kind != "auto"):
+            extra = given[0] if given else "kind"
+            raise ValueError(f"data.sources replaces data.{extra}, but both are given: set data.{extra} in each source")
+        return self
 
 
 class ModelConfig(Section):

@@ -6,17 +6,24 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ConcatSource": "joined_source",
+    "CsvSource": "list_source",
     "DecodedCache": "cache",
     "DecodingImages": "decoding",
     "EpochOrder": "sampling",
     "FaceSource": "sources",
     "FolderSource": "folder_source",
+    "LstSource": "list_source",
     "RecordSource": "record_source",
+    "RelabelSource": "subset_source",
+    "SubsetSource": "subset_source",
     "SyntheticSource": "sources",
     "SOURCES": "sources",
+    "TFRecordSource": "tfrecord_source",
     "build_pipeline": "pipeline",
     "open_source": "sources",
     "pack_folder": "pack",
+    "pack_source": "pack",
     "require_trainable": "sources",
 }
 

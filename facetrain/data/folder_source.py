@@ -15,6 +15,7 @@ import numpy as np
 from facetrain.align import find_landmarks, read_landmarks
 from facetrain.data.damage import Place
 from facetrain.data.name_list import NameList
+from facetrain.data.paths import without_suffix
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.files import PathLike
@@ -64,10 +65,10 @@ class FolderSource(FaceSource):
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         self._stamps = np.frombuffer(stamps, np.int64).reshape(-1, 2)
         if landmarks is not None:
-            self.landmarks = _match_landmarks(landmarks, self._names, self.path)
+            self.landmarks = match_landmarks(landmarks, self._names, self.path)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:  # noqa: D102 - see FaceSource
-        return [_read_file(self.path / self._names[index]) for index in indices]
+        return [read_file(self.path / self._names[index]) for index in indices]
 
     def fingerprint(self) -> str:
         """Returns a digest of names, sizes and times of change of the files, and of the landmarks."""
@@ -86,6 +87,10 @@ class FolderSource(FaceSource):
 
     def place(self, index: int) -> Place:  # noqa: D102 - see FaceSource
         return Place(str(self.path / self._names[index]))
+
+    def stem(self, index: int) -> str:
+        """Returns the path of image ``index`` below its identity's folder, in one word and without its suffix."""
+        return without_suffix(self._names[index].partition("/")[2]).replace("/", "_")
 
 
 def _scan_identities(root: Path) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
@@ -131,7 +136,12 @@ def _stamp(entry: os.DirEntry, root: Path) -> tuple[str, int, int]:
     return name, status.st_size, status.st_mtime_ns
 
 
-def _match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: Sequence[str], root: Path) -> np.ndarray:
+def match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: Sequence[str], root: Path) -> np.ndarray:
+    """Returns the landmarks of files below ``root``, float32 [N, 5, 2], NaN where a table has none for a name.
+
+    Raises:
+        InputError: if the table has none of the files, or cannot be read.
+    """
     where = "the given landmarks" if isinstance(landmarks, Mapping) else repr(str(landmarks))
     table = landmarks if isinstance(landmarks, Mapping) else read_landmarks(landmarks)
     matched = np.full((len(names), 5, 2), np.nan, np.float32)
@@ -152,7 +162,8 @@ def _match_landmarks(landmarks: PathLike | Mapping[str, np.ndarray], names: Sequ
     return matched
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Returns the content of an image file; raises ImageError that names it if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +54,7 @@ class RecordSource(FaceSource):
     Attributes:
         path: the ``.rec`` file.
         has_names: whether ``identities.txt`` gives names; otherwise ``identities`` are the labels in the file.
+        label_values: int64 [C], the label that each identity has in the file.
         declared: what the ``property`` file beside it says, or None.
         damaged: errors of records that were passed over because even their header cannot be read.
 
@@ -66,6 +69,7 @@ class RecordSource(FaceSource):
     """
 
     repairable = True
+    _whole = True
 
     def __init__(
         self, path: PathLike, idx: PathLike | None = None, on_damaged: str = "fail", show_progress: bool = False
@@ -89,12 +93,13 @@ class RecordSource(FaceSource):
             raise InputError(f"{self.path} holds no image; expected the records of a face data set")
         self._check_labels(raw, counts)
         values, labels = numbered(raw)
+        self.label_values = values.astype(np.int64)
         self.labels = labels if isinstance(counts, int) else np.repeat(labels, counts)
         named = self.path.with_name(IDENTITIES_FILE)
         self.has_names = named.is_file()
-        self.identities = identity_names(named, values.tolist())
+        self.identities = identity_names(named, self.label_values.tolist())
         self.declared = _read_property(self.path.with_name(PROPERTY_FILE))
-        if self.declared is not None and self.declared.classes != len(values):
+        if self._whole and self.declared is not None and self.declared.classes != len(values):
             what = "%s says %d classes, but the records have %d identities, which count"
             _log.warning(what, self.path.with_name(PROPERTY_FILE), self.declared.classes, len(values))
 
@@ -160,6 +165,44 @@ class RecordSource(FaceSource):
     def _place(self, row: int) -> Place:
         index = self._reader.index
         return Place(str(self.path), index.key(row), int(index.offsets[row]))
+
+    def stem(self, index: int) -> str:
+        """Returns the key of image ``index``, numbers with leading zeros so that names have the order of keys."""
+        key = self._reader.index.key(int(self._rows[index]))
+        return key if isinstance(key, str) else f"{key:0{self._key_digits}d}"
+
+    @cached_property
+    def extra_labels(self) -> np.ndarray | None:  # type: ignore[override]
+        """The labels behind the first, float32 [N, K]; read when first asked for, from every record.
+
+        Raises:
+            InputError: if images have different numbers of labels.
+        """
+        count = int(self._reader.headers(self._rows[:1]).flags[0])
+        if count < 2:
+            return None
+        values = array("f")
+        for index, row in enumerate(self._rows.tolist()):
+            try:
+                label = self._reader.at(row).label
+            except RecordError:  # named when the image is read
+                label = (np.nan,) * count
+            if not isinstance(label, tuple) or len(label) != count:
+                seen = len(label) if isinstance(label, tuple) else 1
+                raise InputError(f"{self.names(index)}: expected {count} labels as in the first image, found {seen}")
+            values.extend(label[1:])
+        return np.array(values, np.float32).reshape(-1, count - 1)
+
+    @property
+    def extra_names(self) -> list[str]:  # type: ignore[override]
+        """Names of the further labels: ``label1``, ``label2``..."""
+        found = self.extra_labels
+        return [] if found is None else [f"label{number}" for number in range(1, found.shape[1] + 1)]
+
+    @cached_property
+    def _key_digits(self) -> int:
+        keys = self._reader.keys
+        return 1 if isinstance(keys, list) else len(str(int(keys.max())))
 
     def _from_image_headers(self, on_damaged: str, show_progress: bool) -> Found:
         rows, _ = self._reader.index.by_key()

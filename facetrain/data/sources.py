@@ -6,10 +6,11 @@ import abc
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -28,7 +29,16 @@ _log = logging.getLogger(__name__)
 SOURCES = Registry("kind of data source")
 SOURCES.add("folder", "facetrain.data.folder_source:FolderSource", "a folder with one subfolder of images per identity")
 SOURCES.add("synthetic", "facetrain.data.sources:SyntheticSource", "generated faces, drawn when they are read")
-SOURCES.add("record", "facetrain.data.record_source:RecordSource", "an InsightFace record file: train.rec, train.idx")
+SOURCES.add("record", "facetrain.data.record_shards:open_records", "InsightFace record files: train.rec, train.idx")
+SOURCES.add("tfrecord", "facetrain.data.tfrecord_source:TFRecordSource", "TFRecord files of examples, one or many")
+SOURCES.add("lst", "facetrain.data.list_source:LstSource", "image files named by a list as im2rec takes it")
+SOURCES.add("csv", "facetrain.data.list_source:CsvSource", "image files named by a table with path and identity")
+SOURCES.add("concat", "facetrain.data.joined_source:ConcatSource", "several data sets as one")
+SOURCES.add("subset", "facetrain.data.subset_source:SubsetSource", "some images or identities of a data set")
+SOURCES.add("relabel", "facetrain.data.subset_source:RelabelSource", "a data set with identities merged or renamed")
+
+_KIND_OF_SUFFIX = {".rec": "record", ".idx": "record", ".lst": "lst", ".csv": "csv"}
+_TFRECORD = re.compile(r"[^.].*\.(tfrecords?|tfrec)(-\d+-of-\d+)?")
 
 
 class FaceSource(Checkable, abc.ABC):
@@ -40,12 +50,16 @@ class FaceSource(Checkable, abc.ABC):
         landmarks: float32 [N, 5, 2] in pixels of the encoded image, NaN where unknown; None if the images are
             aligned crops already, or need no alignment.
         has_names: whether ``identities`` are names of people, as far as one can tell, and not mere numbers.
+        extra_labels: float32 [N, K], further labels of each image, NaN where unknown; None if there are none.
+        extra_names: name of each of the K columns.
     """
 
     labels: np.ndarray
     identities: list[str]
     landmarks: np.ndarray | None = None
     has_names: bool = True
+    extra_labels: np.ndarray | None = None
+    extra_names: Sequence[str] = ()
 
     @property
     def num_images(self) -> int:
@@ -56,6 +70,11 @@ class FaceSource(Checkable, abc.ABC):
     def num_identities(self) -> int:
         """Number of identities: the classes of a training head."""
         return len(self.identities)
+
+    @property
+    def dataset_ids(self) -> np.ndarray:
+        """Which data set each image comes from, int32 [N]; zeros unless several were joined."""
+        return np.zeros(self.num_images, np.int32)
 
     @abc.abstractmethod
     def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
@@ -72,6 +91,14 @@ class FaceSource(Checkable, abc.ABC):
     @abc.abstractmethod
     def names(self, index: int) -> str:
         """Returns what a person would call image ``index``: a path, a record's key and offset."""
+
+    def stem(self, index: int) -> str:
+        """Returns what the file of image ``index`` is called in the folder of its identity, without a suffix."""
+        return f"{index:07d}"
+
+    def key(self, index: int) -> str:
+        """Returns ``identity/stem``, by which lists name image ``index``, whatever it is stored in."""
+        return f"{self.identities[self.labels[index]]}/{self.stem(index)}"
 
     def crop(self, index: int, size: int) -> np.ndarray:
         """Returns the image a network sees: aligned if there are landmarks, otherwise resized.
@@ -155,6 +182,10 @@ class SyntheticSource(FaceSource):
         """Returns the path that image ``index`` has when it is written to a folder."""
         return face_name(*self._numbers(index))
 
+    def stem(self, index: int) -> str:
+        """Returns the name that image ``index`` has when it is written to a folder, without suffix."""
+        return self.names(index).split("/")[1][: -len(".jpg")]
+
     def _numbers(self, index: int) -> tuple[int, int]:
         identity, image = divmod(int(index), self.images_per_identity)
         return self.first_identity + identity, image
@@ -165,13 +196,18 @@ class SyntheticSource(FaceSource):
         return Portrait(person, shot, self.size).landmarks().astype(np.float32)
 
 
-def open_source(spec: PathLike | Mapping[str, Any] | FaceSource, **options: Any) -> FaceSource:
+SourceSpec = Union[PathLike, Mapping[str, Any], FaceSource]
+"""A path, a mapping of a kind and its arguments, or an open source."""
+
+
+def open_source(spec: SourceSpec, **options: Any) -> FaceSource:
     """Opens a data set.
 
     Args:
-        spec: a path, which is recognised by what stands there: an image folder, or a ``.rec`` file or a folder with
-            one; or ``{"kind": "folder" | "record" | "synthetic", ...}`` with the arguments of that kind;
-            or an open source, which is returned as it is.
+        spec: a path, which is recognised by what stands there: a ``.rec``, ``.tfrecord``, ``.lst`` or ``.csv`` file, a
+            folder of record files, or an image folder; or ``{"kind": "folder", ...}`` with the arguments of a kind in
+            the table ``SOURCES``, where the sources of ``concat``, ``subset`` and ``relabel`` are such specs again; or
+            an open source, which is returned as it is.
         **options: further arguments of the source, e.g. ``landmarks`` and ``min_images`` of a folder.
 
     Raises:
@@ -180,12 +216,12 @@ def open_source(spec: PathLike | Mapping[str, Any] | FaceSource, **options: Any)
     if isinstance(spec, FaceSource):
         return spec
     if not isinstance(spec, Mapping):
-        spec = {"kind": _kind_of(Path(spec)), "path": spec}
+        spec = {"kind": kind_of(spec), "path": spec}
     arguments = {**spec, **options}
     if "kind" not in arguments:
         if "path" not in arguments:
             raise InputError(f"a data set needs 'kind' or 'path', received {dict(spec)!r}")
-        arguments["kind"] = _kind_of(Path(arguments["path"]))
+        arguments["kind"] = kind_of(arguments["path"])
     return SOURCES.build({"name": arguments.pop("kind"), **arguments})
 
 
@@ -199,5 +235,12 @@ def require_trainable(source: FaceSource) -> FaceSource:
     return source
 
 
-def _kind_of(path: Path) -> str:
-    return "record" if path.suffix == ".rec" or any(path.glob("*.rec")) else "folder"
+def kind_of(path: PathLike) -> str:
+    """Returns the kind of source that stands at a path, by the name of a file or what is in a folder."""
+    path = Path(path)
+    if path.suffix.lower() in _KIND_OF_SUFFIX:
+        return _KIND_OF_SUFFIX[path.suffix.lower()]
+    if any(path.glob("*.rec")):
+        return "record"
+    candidates = [path, *path.glob("*.tfrec*")]
+    return "tfrecord" if any(_TFRECORD.fullmatch(one.name) for one in candidates) else "folder"

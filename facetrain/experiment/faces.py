@@ -13,7 +13,8 @@ import numpy as np
 from facetrain.config import Config
 from facetrain.data.cache import DecodedCache
 from facetrain.data.decoding import DecodingImages
-from facetrain.data.sources import FaceSource, open_source, require_trainable
+from facetrain.data.sources import FaceSource, kind_of, open_source, require_trainable
+from facetrain.data.subset_source import SubsetSource
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ def default_cache_dir() -> Path:
 
 def _open(config: Config) -> FaceSource:
     data = config.data
-    if data.path is None:
+    if data.sources:
+        source = open_source({"kind": "concat", "sources": data.sources, "identities": data.identities})
+    elif data.path is None:
         return open_source({"kind": "synthetic", **data.synthetic.model_dump()})
-    options: dict[str, Any] = {"path": data.path}
-    if data.kind != "auto":
-        options["kind"] = data.kind
-    if data.landmarks is not None:
-        options["landmarks"] = data.landmarks
-    if data.min_images > 1:
-        options["min_images"] = data.min_images
-    return open_source(options)
+    else:
+        options: dict[str, Any] = {"path": data.path, "kind": kind_of(data.path) if data.kind == "auto" else data.kind}
+        if data.landmarks is not None:
+            options["landmarks"] = data.landmarks
+        if options["kind"] == "folder":
+            return open_source({**options, "min_images": data.min_images})
+        source = open_source(options)
+    return SubsetSource(source, min_images=data.min_images) if data.min_images > 1 else source

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from facetrain.backbones import BACKBONES
 from facetrain.config import Config
 from facetrain.data.augment import AUGMENTATIONS
+from facetrain.data.sources import SOURCES
 from facetrain.embeddings import NECKS
 from facetrain.errors import InputError, did_you_mean
 from facetrain.heads import HEADS
@@ -53,12 +56,29 @@ def _check_names(config: Config) -> None:
         raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
 
 
+def _source_paths(specs: Iterable[Any], key: str) -> Iterator[tuple[str, str]]:
+    """Yields key and path of all data sets in ``data.sources``, also of those within others; refuses unknown kinds."""
+    for number, spec in enumerate(specs):
+        if not isinstance(spec, Mapping):  # a path, in place of a mapping with nothing else
+            yield f"{key}.{number}", spec
+            continue
+        if "kind" in spec:
+            try:
+                SOURCES.check(spec["kind"])
+            except InputError as error:
+                raise InputError(f"{key}.{number}: {error}") from None
+        yield from ((f"{key}.{number}.{name}", spec[name]) for name in ("path", "landmarks", "root") if name in spec)
+        inner = [*spec.get("sources", ()), *([spec["source"]] if "source" in spec else [])]
+        yield from _source_paths(inner, f"{key}.{number}.sources")
+
+
 def _check_paths(config: Config) -> None:
     if config.data.path is None and config.data.kind not in ("auto", "synthetic"):
         raise InputError(
             f"data.path: a source of kind {config.data.kind!r} needs a path; give it with --set data.path=..."
         )
     paths = [("data.path", config.data.path), ("data.landmarks", config.data.landmarks)]
+    paths += _source_paths(config.data.sources, "data.sources")
     paths += [(f"evaluate.{i}.path", evaluation.path) for i, evaluation in enumerate(config.evaluate)]
     for key, path in paths:
         if path is not None and not Path(path).exists():

@@ -17,9 +17,12 @@ from facetrain.data import recordio_repair
 from facetrain.data.check import check_source, find_repeats, open_for_check, write_damage
 from facetrain.data.damage import Damage, Place
 from facetrain.data.folder_source import FolderSource
+from facetrain.data.joined_source import ConcatSource
+from facetrain.data.pack import pack_source
 from facetrain.data.record_source import RecordSource
 from facetrain.data.recordio import Record, RecordError, RecordIOReader, RecordIOWriter
 from facetrain.data.sources import SyntheticSource
+from facetrain.data.subset_source import SubsetSource
 from facetrain.errors import InputError
 from facetrain.images import ImageError, encode_jpeg
 from tests.data.faces import ListedSource, pictures, write_folder
@@ -306,3 +309,27 @@ def test_new_records_take_the_kept_index_away(tmp_path):
     assert path.with_name("train.idx.bak").exists()
     write_faces(tmp_path / "set", np.repeat(np.arange(2), 3))
     assert not path.with_name("train.idx.bak").exists()
+
+
+def test_shards_are_checked_and_repaired_as_one_set(tmp_path):
+    labels = np.repeat(np.arange(3), 3)
+    folder = tmp_path / "set"
+    pack_source(ListedSource(pictures(9, 24), labels), folder, shards=3, shuffle=True)
+    smash(folder / "train-00001.rec", 1)
+    source = open_for_check(folder)
+    (damage,) = check_source(source).damaged
+    assert (damage.place.file, damage.place.key) == (str(folder / "train-00001.rec"), 1)
+    assert "train-00001.idx was written again without 1 of 3 records" in source.repair([damage.place])
+    again = open_for_check(folder)
+    assert again.num_images == 8 and not check_source(again).damaged
+
+
+def test_derived_sources_say_where_their_images_stand(tmp_path):
+    write_folder(tmp_path / "a", {"ann": 2, "bob": 1})
+    path = write_faces(tmp_path / "b", np.repeat(np.arange(2), 2), broken=[2], header=False)
+    joined = ConcatSource([tmp_path / "a", tmp_path / "b"])
+    part = SubsetSource(joined, [0, 5])
+    (damage,) = check_source(part).damaged
+    assert damage.place == RecordSource(path).place(2)
+    assert not joined.has_names and not part.has_names
+    assert SubsetSource(tmp_path / "a").has_names

@@ -169,7 +169,7 @@ def test_opens_what_it_finds(tmp_path, monkeypatch):
     assert open_source(opened) is opened
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.rec").touch()
-    assert sources._kind_of(tmp_path / "set") == sources._kind_of(tmp_path / "x.rec") == "record"
+    assert sources.kind_of(tmp_path / "set") == sources.kind_of(tmp_path / "x.rec") == "record"
 
 
 def test_opening_says_what_is_unknown(tmp_path):
