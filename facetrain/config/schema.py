@@ -67,6 +67,9 @@ class DataConfig(Section):
     augment: list[Spec] = Field(
         default_factory=lambda: [{"name": "flip"}], description="Augmentations in their order, names or mappings."
     )
+    augment_on: Literal["cpu", "device"] = Field(
+        "cpu", description="Whether images are augmented in the pipeline, or inside the train step on the device."
+    )
     synthetic: SyntheticConfig = Field(default_factory=SyntheticConfig, description="Settings of generated faces.")
 
 

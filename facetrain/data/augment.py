@@ -76,12 +76,19 @@ class AugmentationChain:
     def __len__(self) -> int:
         return len(self.augmentations)
 
-    def require_device(self) -> None:
-        """Raises InputError if the chain cannot run on a device inside the model, naming what cannot and why."""
+    def require_device(self, compiled: bool = False) -> None:
+        """Raises InputError if the chain cannot run on a device inside the model, naming what cannot and why.
+
+        Args:
+            compiled: whether XLA is to compile it, as part of the train step.
+        """
         for augmentation in self.augmentations:
-            if augmentation.stage.host_only:
+            reason = augmentation.stage.host_only
+            if compiled and not reason and not augmentation.stage.compiles:
+                reason = "XLA does not compile it, so that it needs jit_compile off"
+            if reason:
                 raise InputError(
-                    f"augmentation {augmentation.name!r} cannot run on a device: {augmentation.stage.host_only}; "
+                    f"augmentation {augmentation.name!r} cannot run on a device: {reason}; "
                     "leave it out, or set augment_on to 'cpu'"
                 )
 

@@ -21,9 +21,11 @@ class Stage(abc.ABC):
 
     Attributes:
         host_only: why the stage cannot run on a device, inside the model; empty if it can.
+        compiles: whether XLA compiles what the stage does there.
     """
 
     host_only: ClassVar[str] = ""
+    compiles: bool = True
 
     @abc.abstractmethod
     def join(self, other: Stage) -> Stage | None:
@@ -45,10 +47,12 @@ class Stage(abc.ABC):
 class LoneStage(Stage):
     """A stage that is never one with its neighbours, and carries out a single augmentation."""
 
-    def join(self, other: Stage) -> Stage | None:  # noqa: D102
+    def join(self, other: Stage) -> Stage | None:
+        """Returns None: nothing joins."""
         return None
 
-    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:  # noqa: D102
+    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the only parameters that there are."""
         (only,) = parameters
         return only
 

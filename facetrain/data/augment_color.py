@@ -24,10 +24,12 @@ class ColorStage(Stage):
     ``mean`` is the mean colour of the image. The parameters are float64 [B, 3, 7]: A, C and b side by side.
     """
 
-    def join(self, other: Stage) -> Stage | None:  # noqa: D102
+    def join(self, other: Stage) -> Stage | None:
+        """Returns itself for another stage of colours: a chain of them is one matrix."""
         return self if isinstance(other, ColorStage) else None
 
-    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:  # noqa: D102
+    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the one map that does all, first to last."""
         return reduce(_follow, parameters)
 
     def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
@@ -82,7 +84,8 @@ class Color(Augmentation):
         self.hue = check_range("hue", hue, 0, 0.5)
         self.stage = ColorStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the map of each image, [B, 3, 7]."""
         strength = [self.brightness, self.contrast, self.saturation]
         brightness, contrast, saturation = (1 + signed(uniforms[:, :3]) * strength).T[:, :, None, None]
         to_grey = np.tile(GREY, (3, 1))
@@ -110,7 +113,8 @@ class Grey(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ColorStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the map of each image, [B, 3, 7]."""
         drawn = (uniforms[:, 0] < self.probability)[:, None, None]
         return _affine(np.where(drawn, np.tile(GREY, (3, 1)), np.eye(3)))
 

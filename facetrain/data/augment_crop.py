@@ -29,7 +29,8 @@ class ResizedCrop(Augmentation):
         self.aspect = check_range("aspect", aspect, 1, 100)
         self.stage = WarpStage(border)
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns maps that carry the drawn windows to the whole image, [B, 3, 3]."""
         extent, shape, x, y = uniforms.astype(np.float64).T
         area, ratio = within(self.area, extent), self.aspect ** (2 * shape - 1)
         matrices = np.zeros((len(uniforms), 3, 3))

@@ -29,7 +29,8 @@ class BlurStage(LoneStage):
     Its parameters are float64 [B, 2]: standard deviation and reach of the filter in pixels, 0 and 0 for none.
     """
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that filters with OpenCV."""
         filters = parameters.tolist()
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
@@ -42,7 +43,8 @@ class BlurStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Filters each axis by one matrix product."""
         import tensorflow as tf
 
         sigma, reach = tf.unstack(tf.cast(parameters, tf.float32)[:, :, None, None], axis=1)
@@ -64,7 +66,8 @@ class SharpnessStage(LoneStage):
     Its parameters are float64 [B, 1]: 0 is the smoothed image, 1 the image itself, 2 twice as sharp.
     """
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that filters once, with the blend of both kernels."""
         factors = parameters[:, 0].tolist()
         middle = np.zeros((3, 3))
         middle[1, 1] = 1
@@ -81,7 +84,8 @@ class SharpnessStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Smooths all images alike and blends each by its factor."""
         import tensorflow as tf
 
         factor = tf.cast(parameters, tf.float32)[:, :, None, None]
@@ -107,7 +111,8 @@ class Blur(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = BlurStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns width and reach of each filter, [B, 2]."""
         sigma = np.where(uniforms[:, 0] < self.probability, within(self.sigma, uniforms[:, 1]), 0)
         return np.stack([sigma, np.minimum(np.ceil(_REACH * sigma), size - 1)], axis=1)
 
@@ -128,7 +133,8 @@ class Sharpness(Augmentation):
         self.strength = check_range("strength", strength, 0, 1)
         self.stage = SharpnessStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the factors, [B, 1]."""
         return 1 + signed(uniforms) * self.strength
 
 

@@ -19,7 +19,8 @@ class MaskStage(LoneStage):
     usual place, and its colour, three values in 0..255.
     """
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that fills the outline."""
         first, last = mask_outline(size)
         rows = np.arange(size)[:, None]
         above_chin, from_edge = rows <= last, rows - first
@@ -33,7 +34,8 @@ class MaskStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Fills the outline by a comparison per pixel."""
         import tensorflow as tf
 
         size = images.shape[1]
@@ -63,7 +65,8 @@ class Mask(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = MaskStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns whether, where and in which colour, [B, 5]."""
         template = arcface_template(size)
         to_nose = template[2, 1] - template[:2, 1].mean()
         shift = np.rint(signed(uniforms[:, 1:2]) * self.height * to_nose)

@@ -29,7 +29,8 @@ class JpegStage(LoneStage):
 
     host_only = "JPEG files are written and read by the processor"
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that encodes and decodes with OpenCV."""
         qualities = parameters[:, 0].tolist()
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
@@ -40,7 +41,8 @@ class JpegStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Encodes and decodes with TensorFlow's codec, one image after another."""
         import tensorflow as tf
 
         def compressed(pair: tuple[Any, Any]) -> Any:
@@ -62,7 +64,8 @@ class ResolutionStage(LoneStage):
     Its parameters are int64 [B, 1]: side of the small image in pixels; the image's own side for none.
     """
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that resizes twice with OpenCV."""
         sides = parameters[:, 0].tolist()
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
@@ -75,7 +78,8 @@ class ResolutionStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Does both resizings of an axis by one matrix product."""
         import tensorflow as tf
 
         size = images.shape[1]
@@ -103,7 +107,8 @@ class Jpeg(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = JpegStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the qualities, [B, 1], 0 for images left alone."""
         quality = np.rint(within(self.quality, uniforms[:, 1:]))
         return np.where(uniforms[:, :1] < self.probability, quality, 0).astype(np.int64)
 
@@ -124,6 +129,7 @@ class LowResolution(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ResolutionStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the sides of the small images, [B, 1]."""
         factor = np.where(uniforms[:, :1] < self.probability, within(self.factor, uniforms[:, 1:]), 1)
         return np.maximum(np.rint(size / factor), min(size, 2)).astype(np.int64)

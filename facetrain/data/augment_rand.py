@@ -86,9 +86,11 @@ class SequenceStage(LoneStage):
 
     def __init__(self, stages: Sequence[Stage], shapes: Sequence[tuple[int, ...]]):
         self.stages, self.shapes = tuple(stages), tuple(shapes)
+        self.compiles = all(stage.compiles for stage in stages)
         self._ends = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)]).tolist()
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that lets the painters of all stages work in turn."""
         painters = [
             stage.painter(part.reshape(-1, *shape), size)
             for stage, shape, part in zip(self.stages, self.shapes, self._split(parameters))
@@ -101,7 +103,8 @@ class SequenceStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Does all stages in turn."""
         import tensorflow as tf
 
         for stage, shape, part in zip(self.stages, self.shapes, self._split(parameters)):
@@ -145,7 +148,8 @@ class RandAugment(Augmentation):
         shapes = [nothing.shape for nothing in _NOTHING]
         self.stage = SequenceStage([*slot, SharpnessStage()] * int(num_ops), shapes * int(num_ops))
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns for each of the operations what all four stages do, three of them nothing."""
         nothing = np.concatenate([part.ravel() for part in _NOTHING])
         rows = np.tile(nothing, (len(uniforms), int(self.num_ops), 1))
         numbers = uniforms.reshape(len(uniforms), int(self.num_ops), 2)

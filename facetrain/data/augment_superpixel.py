@@ -27,7 +27,8 @@ class SuperpixelStage(LoneStage):
     def __init__(self, segments: int):
         self.segments = segments
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that runs SLIC on the images that are touched."""
         touched = parameters.any(axis=1).tolist()
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
@@ -81,5 +82,6 @@ class SuperpixelDropout(Augmentation):
         self.num_uniforms = 1 + int(segments)
         self.stage = SuperpixelStage(int(segments))
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns which superpixels are replaced, [B, segments]."""
         return (uniforms[:, :1] < self.probability) & (uniforms[:, 1:] < self.fraction)

@@ -30,7 +30,8 @@ class ToneStage(LoneStage):
     def __init__(self, operations: Sequence[int]):
         self.operations = tuple(operations)
 
-    def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
+    def painter(self, parameters: np.ndarray, size: int) -> Painter:
+        """Returns a painter that looks values up in one table per channel."""
         rows = parameters.astype(np.int64).tolist()
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
@@ -49,7 +50,8 @@ class ToneStage(LoneStage):
 
         return paint
 
-    def in_graph(self, images: Any, parameters: Any) -> Any:  # noqa: D102
+    def in_graph(self, images: Any, parameters: Any) -> Any:
+        """Computes all operations that may occur, and takes for each image its own."""
         import tensorflow as tf
 
         codes, value = tf.unstack(tf.cast(parameters, tf.int32)[:, :, None, None, None], axis=1)
@@ -83,7 +85,8 @@ class Posterize(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ToneStage([POSTERIZE])
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns operation and bits, [B, 2]."""
         return _chosen(uniforms, self.probability, POSTERIZE, int(self.bits))
 
 
@@ -103,7 +106,8 @@ class Solarize(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ToneStage([SOLARIZE])
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns operation and threshold, [B, 2]."""
         return _chosen(uniforms, self.probability, SOLARIZE, int(np.ceil(self.threshold)))
 
 
@@ -121,7 +125,8 @@ class Autocontrast(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ToneStage([AUTOCONTRAST])
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the operation, [B, 2]."""
         return _chosen(uniforms, self.probability, AUTOCONTRAST)
 
 
@@ -141,7 +146,8 @@ class Equalize(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ToneStage([EQUALIZE])
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the operation, [B, 2]."""
         return _chosen(uniforms, self.probability, EQUALIZE)
 
 
