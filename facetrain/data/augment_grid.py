@@ -19,7 +19,7 @@ from facetrain.images import check_rgb
 _CELL, _LABEL, _DPI, _GAP = 1.1, 2.5, 110, 0.06  # inches, but for the dots per inch
 _TEXT, _FAINT, _BACKGROUND = "#2b3440", "#6b7683", "#ffffff"
 # Defaults leave most images alone; a picture is to show what is done, so that each is done to every image.
-_SHOWN = {"color": {"hue": 0.1}, "mixup": {"alpha": 1.0}, "superpixel_dropout": {"fraction": 0.6}}
+_SHOWN = {"color": {"hue": 0.04}, "mixup": {"alpha": 1.0}, "superpixel_dropout": {"fraction": 0.6}}
 
 
 def default_faces(size: int = 112) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +111,9 @@ def _figure(image: np.ndarray, rows: Sequence[tuple[str, str, np.ndarray]], draw
     width, height = _LABEL + (draws + 1) * _CELL + 2 * _GAP, len(rows) * _CELL + 0.35
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
-    middle = (_LABEL + _CELL / 2) / width
-    figure.text(middle, 1 - 0.18 / height, "original", ha="center", va="center", color=_FAINT, fontsize=9)
+    heading = {"y": 1 - 0.18 / height, "va": "center", "color": _FAINT, "fontsize": 9}
+    figure.text((_LABEL + (_CELL - _GAP) / 2) / width, s="original", ha="center", **heading)
+    figure.text((_LABEL + _CELL + 2 * _GAP) / width, s="draws", **heading)
     for number, (name, arguments, images) in enumerate(rows):
         bottom = (len(rows) - number - 1) * _CELL
         figure.text(0.12 / width, (bottom + 0.66 * _CELL) / height, name, color=_TEXT, fontsize=11, weight="bold")
@@ -130,4 +131,4 @@ def _figure(image: np.ndarray, rows: Sequence[tuple[str, str, np.ndarray]], draw
 
 
 def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 40)[:3])
+    return "\n".join(textwrap.wrap(text, 36)[:3])

@@ -41,8 +41,8 @@ class MaskStage(LoneStage):
         size = images.shape[1]
         first, last = mask_outline(size)
         rows = np.arange(size)[:, None]
-        drawn, shift = tf.unstack(tf.cast(parameters[:, :2], tf.int32)[:, :, None, None], axis=1)
-        hidden = (drawn > 0) & (rows <= last) & (tf.constant(rows - first, tf.int32) >= shift)
+        drawn, shift = tf.unstack(tf.cast(parameters[:, :2], tf.float32)[:, :, None, None], axis=1)
+        hidden = (drawn > 0) & (rows <= last) & (tf.constant(rows - first, tf.float32) >= shift)
         colour = tf.cast(parameters[:, None, None, 2:], images.dtype)
         return tf.where(hidden[..., None], colour, images)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from facetrain.data.augment_base import Augmentation, LoneStage, Painter, Stage, check_range
+from facetrain.data.augment_base import Augmentation, LoneStage, Painter, Stage, check_range, copy_into
 from facetrain.data.augment_color import Color, ColorStage
 from facetrain.data.augment_filter import Sharpness, SharpnessStage
 from facetrain.data.augment_geometry import Warp, WarpStage
@@ -97,6 +97,8 @@ class SequenceStage(LoneStage):
         ]
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
+            if not painters:
+                copy_into(target, source)
             for paint_one in painters:
                 paint_one(k, source, target)
                 source = target

@@ -54,16 +54,17 @@ class ToneStage(LoneStage):
         """Computes all operations that may occur, and takes for each image its own."""
         import tensorflow as tf
 
-        codes, value = tf.unstack(tf.cast(parameters, tf.int32)[:, :, None, None, None], axis=1)
-        levels = tf.cast(tf.clip_by_value(tf.round(images), 0.0, 255.0), tf.int32)
+        codes, value = tf.unstack(tf.cast(parameters, tf.float32)[:, :, None, None, None], axis=1)
+        # Whole values, but as float32: TensorFlow calculates with int32 on the host, wherever the device is.
+        levels = tf.clip_by_value(tf.round(images), 0.0, 255.0)
         results = {
-            POSTERIZE: lambda: tf.bitwise.left_shift(tf.bitwise.right_shift(levels, 8 - value), 8 - value),
+            POSTERIZE: lambda: tf.floor(levels / tf.pow(2.0, 8 - value)) * tf.pow(2.0, 8 - value),
             SOLARIZE: lambda: tf.where(levels >= value, 255 - levels, levels),
             AUTOCONTRAST: lambda: _stretched(levels),
             EQUALIZE: lambda: _equalised(levels),
         }
         for operation in self.operations:
-            images = tf.where(codes == operation, tf.cast(results[operation](), tf.float32), images)
+            images = tf.where(codes == float(operation), results[operation](), images)
         return images
 
 
@@ -172,21 +173,19 @@ def _stretched(levels: Any) -> Any:
     import tensorflow as tf
 
     low, high = (reduce(levels, axis=[1, 2], keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max))
-    spread = tf.cast(tf.maximum(high - low, 1), tf.float32)
-    stretched = tf.cast(tf.round(tf.cast((levels - low) * 255, tf.float32) / spread), tf.int32)
-    return tf.where(high > low, stretched, levels)
+    return tf.where(high > low, tf.round((levels - low) * 255 / tf.maximum(high - low, 1)), levels)
 
 
 def _equalised(levels: Any) -> Any:
     import tensorflow as tf
 
     batch = tf.shape(levels)[0]
-    places = levels + 256 * (3 * tf.range(batch)[:, None, None, None] + tf.range(3))
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(places), places, 768 * batch)
-    counts = tf.reshape(counts, [batch, 3, 256])
-    brightest = tf.reduce_max(levels, axis=[1, 2])[:, :, None]
-    step = (tf.reduce_sum(counts, axis=2, keepdims=True) - tf.gather(counts, brightest, batch_dims=2)) // 255
-    divisor = tf.maximum(step, 1)
-    tables = tf.minimum((tf.cumsum(counts, axis=2, exclusive=True) + step // 2) // divisor, 255)
-    tables = tf.where(step > 0, tables, tf.range(256))
+    channels = 3.0 * tf.range(tf.cast(batch, tf.float32))[:, None, None, None] + tf.range(3.0)
+    places = tf.cast(levels + 256 * channels, tf.int32)
+    counts = tf.reshape(tf.math.unsorted_segment_sum(tf.ones_like(levels), places, 768 * batch), [batch, 3, 256])
+    brightest = tf.cast(tf.reduce_max(levels, axis=[1, 2]), tf.int32)[:, :, None]
+    rest = tf.reduce_sum(counts, axis=2, keepdims=True) - tf.gather(counts, brightest, batch_dims=2)
+    step = tf.floor(rest / 255)
+    shifted = tf.cumsum(counts, axis=2, exclusive=True) + tf.floor(step / 2)
+    tables = tf.where(step > 0, tf.minimum(tf.floor(shifted / tf.maximum(step, 1)), 255), tf.range(256.0))
     return tf.gather(tf.reshape(tables, [-1]), places)

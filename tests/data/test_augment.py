@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +65,22 @@ def test_images_may_be_written_over_themselves():
         for k, row in enumerate(rows):
             paint(k, row, row)
         np.testing.assert_array_equal(rows, chained(spec), err_msg=spec["name"])
+
+
+def test_what_xla_does_not_compile_is_refused_and_the_rest_compiles():
+    for spec in STRONG:
+        chain = augment.build(spec)
+        try:
+            chain.require_device(compiled=True)
+        except InputError as error:
+            assert "XLA does not compile it" in str(error) or chain.augmentations[0].stage.host_only
+            continue
+        plan = chain.plan(3, 1, INDICES, SIZE)
+        compiled = tf.function(chain.in_graph, jit_compile=True)(IMAGES, [tf.constant(part) for part in plan])
+        assert np.abs(compiled - chained(spec)).max() <= 1, spec
+    augment.build(["warp"]).require_device(compiled=False)
+    with pytest.raises(InputError, match="'rand_augment' cannot run on a device: XLA .* needs jit_compile off"):
+        augment.build(["color", "rand_augment"]).require_device(compiled=True)
 
 
 def test_what_cannot_run_on_a_device_is_refused_by_name():
