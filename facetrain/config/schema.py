@@ -73,6 +73,9 @@ class DataConfig(Section):
     augment: list[Spec] = Field(
         default_factory=lambda: [{"name": "flip"}], description="Augmentations in their order, names or mappings."
     )
+    augment_on: Literal["cpu", "device"] = Field(
+        "cpu", description="Whether images are augmented in the pipeline, or inside the train step on the device."
+    )
     overlap: Literal["warn", "fail", "ignore"] = Field(
         "warn", description="What people in both the training set and an evaluation set, by name, do to the run."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,14 @@ class Stage(abc.ABC):
     """One pass over the pixels that carries out one or several augmentations.
 
     Parameters are arrays whose first axis is the batch; what they hold is the stage's own matter.
+
+    Attributes:
+        host_only: why the stage cannot run on a device, inside the model; empty if it can.
+        compiles: whether XLA compiles what the stage does there.
     """
+
+    host_only: ClassVar[str] = ""
+    compiles: bool = True
 
     @abc.abstractmethod
     def join(self, other: Stage) -> Stage | None:
@@ -35,6 +42,19 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def in_graph(self, images: Any, parameters: Any) -> Any:
         """Does it with TensorFlow on a batch, on any device: float32 [B, S, S, 3] in 0..255 to the same."""
+
+
+class LoneStage(Stage):
+    """A stage that is never one with its neighbours, and carries out a single augmentation."""
+
+    def join(self, other: Stage) -> Stage | None:
+        """Returns None: nothing joins."""
+        return None
+
+    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the only parameters that there are."""
+        (only,) = parameters
+        return only
 
 
 class Augmentation(abc.ABC):
@@ -90,3 +110,24 @@ def check_range(name: str, value: float, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise InputError(f"{name} is a number in {low}..{high}, received {value!r}")
     return value
+
+
+def check_interval(name: str, value: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """Returns ``value`` as (least, largest) if both lie in ``low..high``; raises InputError naming it otherwise."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise InputError(f"{name} is (least, largest), two numbers in {low}..{high}, received {value!r}")
+    least, largest = (check_range(name, part, low, high) for part in value)
+    if least > largest:
+        raise InputError(f"{name} is (least, largest), the smaller number first, received {value!r}")
+    return least, largest
+
+
+def within(interval: tuple[float, float], uniforms: np.ndarray) -> np.ndarray:
+    """Moves uniform numbers from [0, 1) to an interval (least, largest), float64."""
+    return interval[0] + (interval[1] - interval[0]) * uniforms.astype(np.float64)
+
+
+def copy_into(target: np.ndarray, source: np.ndarray) -> None:
+    """Makes ``target`` the same image as ``source``, which it may be already."""
+    if source is not target:
+        target[...] = source

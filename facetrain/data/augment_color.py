@@ -14,6 +14,9 @@ from facetrain.data.augment_base import Augmentation, Painter, Stage, check_rang
 GREY = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the brightness of a pixel, ITU-R BT.601."""
 
+YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""Red, green and blue -> brightness Y and the two coordinates of colour I and Q, as in NTSC television."""
+
 
 class ColorStage(Stage):
     """Maps each pixel to ``A pixel + C mean + b``, rounded and clipped once at the end.
@@ -21,10 +24,12 @@ class ColorStage(Stage):
     ``mean`` is the mean colour of the image. The parameters are float64 [B, 3, 7]: A, C and b side by side.
     """
 
-    def join(self, other: Stage) -> Stage | None:  # noqa: D102
+    def join(self, other: Stage) -> Stage | None:
+        """Returns itself for another stage of colours: a chain of them is one matrix."""
         return self if isinstance(other, ColorStage) else None
 
-    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:  # noqa: D102
+    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the one map that does all, first to last."""
         return reduce(_follow, parameters)
 
     def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
@@ -57,35 +62,41 @@ class ColorStage(Stage):
 
 
 class Color(Augmentation):
-    """Changes brightness, contrast and saturation, in this order, each by an even factor about 1.
+    """Changes brightness, contrast, saturation and hue, in this order, each drawn evenly.
+
+    The hue is turned in the plane of YIQ, which keeps the brightness of a pixel, and is linear in it: turning by HSV's
+    angle does neither.
 
     Args:
         brightness: 0..1: pixels are multiplied by a factor in 1-brightness..1+brightness.
         contrast: 0..1: differences to the image's mean grey are multiplied likewise.
         saturation: 0..1: differences to the pixel's own grey are multiplied likewise.
+        hue: 0..0.5: largest turn of the colours to either side, as a part of the full circle.
     """
 
     name = "color"
-    num_uniforms = 3
+    num_uniforms = 4
 
-    def __init__(self, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2):
+    def __init__(self, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2, hue: float = 0.0):
         self.brightness = check_range("brightness", brightness, 0, 1)
         self.contrast = check_range("contrast", contrast, 0, 1)
         self.saturation = check_range("saturation", saturation, 0, 1)
+        self.hue = check_range("hue", hue, 0, 0.5)
         self.stage = ColorStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the map of each image, [B, 3, 7]."""
         strength = [self.brightness, self.contrast, self.saturation]
-        brightness, contrast, saturation = (1 + signed(uniforms) * strength).T[:, :, None, None]
+        brightness, contrast, saturation = (1 + signed(uniforms[:, :3]) * strength).T[:, :, None, None]
         to_grey = np.tile(GREY, (3, 1))
-        return reduce(
-            _follow,
-            [
-                _affine(brightness * np.eye(3)),
-                _affine(contrast * np.eye(3), (1 - contrast) * to_grey),
-                _affine(saturation * np.eye(3) + (1 - saturation) * to_grey),
-            ],
-        )
+        steps = [
+            _affine(brightness * np.eye(3)),
+            _affine(contrast * np.eye(3), (1 - contrast) * to_grey),
+            _affine(saturation * np.eye(3) + (1 - saturation) * to_grey),
+        ]
+        if self.hue:
+            steps.append(_affine(_hue_turns(2 * np.pi * self.hue * signed(uniforms[:, 3]))))
+        return reduce(_follow, steps)
 
 
 class Grey(Augmentation):
@@ -102,9 +113,19 @@ class Grey(Augmentation):
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = ColorStage()
 
-    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
+    def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:
+        """Returns the map of each image, [B, 3, 7]."""
         drawn = (uniforms[:, 0] < self.probability)[:, None, None]
         return _affine(np.where(drawn, np.tile(GREY, (3, 1)), np.eye(3)))
+
+
+def _hue_turns(angles: np.ndarray) -> np.ndarray:
+    """Returns what turns colours by angles [B] in radians about the grey axis, [B, 3, 3]."""
+    turns = np.repeat(np.eye(3)[None], len(angles), axis=0)
+    turns[:, 1, 1] = turns[:, 2, 2] = np.cos(angles)
+    turns[:, 2, 1] = np.sin(angles)
+    turns[:, 1, 2] = -turns[:, 2, 1]
+    return np.linalg.inv(YIQ) @ turns @ YIQ
 
 
 def _affine(pixel: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:

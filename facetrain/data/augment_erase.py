@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from facetrain.data.augment_base import Augmentation, Painter, Stage, check_range
-from facetrain.errors import InputError
+from facetrain.data.augment_base import (
+    Augmentation,
+    LoneStage,
+    Painter,
+    check_interval,
+    check_range,
+    copy_into,
+    within,
+)
 
 
-class EraseStage(Stage):
+class EraseStage(LoneStage):
     """Fills one rectangle per image with a constant.
 
     Its parameters are int64 [B, 4]: left, top, right, bottom in pixels, the latter two exclusive.
@@ -23,19 +30,11 @@ class EraseStage(Stage):
     def __init__(self, fill: int):
         self.fill = int(check_range("fill", fill, 0, 255))
 
-    def join(self, other: Stage) -> Stage | None:  # noqa: D102
-        return None  # two rectangles are not one
-
-    def compose(self, parameters: Sequence[np.ndarray]) -> np.ndarray:  # noqa: D102
-        (boxes,) = parameters
-        return boxes
-
     def painter(self, parameters: np.ndarray, size: int) -> Painter:  # noqa: D102
         boxes = parameters.tolist()
 
         def paint(k: int, source: np.ndarray, target: np.ndarray) -> None:
-            if source is not target:
-                target[...] = source
+            copy_into(target, source)
             left, top, right, bottom = boxes[k]
             target[top:bottom, left:right] = self.fill
 
@@ -94,16 +93,14 @@ class Erase(Augmentation):
         probability: float = 0.5,
         fill: int = 127,
     ):
-        if isinstance(area, str) or not isinstance(area, Sequence) or len(area) != 2 or area[0] > area[1]:
-            raise InputError(f"area is (least, largest) part of the image, received {area!r}")
-        self.area = tuple(check_range("area", part, 0, 1) for part in area)
+        self.area = check_interval("area", area, 0, 1)
         self.aspect = check_range("aspect", aspect, 1, 100)
         self.probability = check_range("probability", probability, 0, 1)
         self.stage = EraseStage(fill)
 
     def parameters(self, uniforms: np.ndarray, size: int) -> np.ndarray:  # noqa: D102
         drawn, extent, shape, x, y = uniforms.astype(np.float64).T
-        area = (self.area[0] + (self.area[1] - self.area[0]) * extent) * (drawn < self.probability)
+        area = within(self.area, extent) * (drawn < self.probability)
         ratio = self.aspect ** (2 * shape - 1)
         width = np.rint(np.minimum(np.sqrt(area * ratio) * size, size))
         height = np.rint(np.minimum(np.sqrt(area / ratio) * size, size))

@@ -29,6 +29,8 @@ class WarpStage(Stage):
         border: what appears beyond the border, one of ``BORDERS``; None where nothing can appear.
     """
 
+    compiles = False  # XLA knows no projective transform of images
+
     def __init__(self, border: str | None = None):
         if border is not None and border not in BORDERS:
             hint = did_you_mean(border, BORDERS) or f"; known: {', '.join(BORDERS)}"

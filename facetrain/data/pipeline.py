@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.data import augment
+from facetrain.data.augment_mix import mix
 from facetrain.data.decoding import worker_count
 from facetrain.data.sampling import EpochOrder
 from facetrain.errors import InputError
@@ -17,6 +18,7 @@ from facetrain.errors import InputError
 _ENDLESS = 2**62
 _MAX_WORKERS = 8
 _BATCHES_AHEAD = 2
+AUGMENT_ON = ("cpu", "device")
 _ALIGNMENT = 64  # TensorFlow takes over an array that starts at such an address, and copies any other
 
 
@@ -30,6 +32,7 @@ def build_pipeline(
     first_step: int = 0,
     num_epochs: int | None = None,
     workers: int | None = None,
+    augment_on: str = "cpu",
 ) -> tf.data.Dataset:
     """Builds the stream of training batches: one dataset that runs on over all epochs.
 
@@ -47,15 +50,22 @@ def build_pipeline(
         first_step: step of the first batch in that epoch; the number of steps means the epoch after it.
         num_epochs: epochs of the whole training, counted from 0, after which the stream ends; None never ends it.
         workers: batches in the making at one time; None takes one per processor, 8 at most.
+        augment_on: ``"cpu"`` augments here; ``"device"`` yields images as they are, and what is to be done to them,
+            for a ``FaceRecognizer`` that is compiled with the same augmentations.
 
     Returns:
         dataset of ``{"image": uint8 [B, S, S, 3] in 0..255, RGB, "label": int32 [B], "index": int64 [B]}``, where
-        ``index`` tells which of ``images`` it is.
+        ``index`` tells which of ``images`` it is. With mixup also ``"mix_label"`` int32 [B], the partner's label, and
+        ``"mix_weight"`` float32 [B], the weight of the own one. With ``augment_on="device"`` also ``"plan"``, what
+        ``AugmentationChain.plan`` returned, and with mixup ``"mix_image"`` and ``"mix_plan"``, the partners and theirs.
 
     Raises:
-        InputError: if images, labels and order differ in length, or images are not what they should be.
+        InputError: if images, labels and order differ in length, images are not what they should be, or an
+            augmentation cannot run on a device but should.
     """
-    maker = _BatchMaker(images, labels, order, augment.build(augmentations), seed)
+    if augment_on not in AUGMENT_ON:
+        raise InputError(f"augment_on is one of {', '.join(AUGMENT_ON)}, received {augment_on!r}")
+    maker = _BatchMaker(images, labels, order, augment.build(augmentations), seed, augment_on == "device")
     first = first_epoch * order.steps_per_epoch + first_step
     end = _ENDLESS if num_epochs is None else num_epochs * order.steps_per_epoch
     workers = min(worker_count(None), _MAX_WORKERS) if workers is None else worker_count(workers)
@@ -89,7 +99,15 @@ def _options() -> tf.data.Options:
 class _BatchMaker:
     """Makes the batch of a step, counted from the first step of epoch 0."""
 
-    def __init__(self, images: Any, labels: np.ndarray, order: EpochOrder, chain: augment.AugmentationChain, seed: int):
+    def __init__(
+        self,
+        images: Any,
+        labels: np.ndarray,
+        order: EpochOrder,
+        chain: augment.AugmentationChain,
+        seed: int,
+        on_device: bool,
+    ):
         shape = tuple(images.shape)
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or np.dtype(images.dtype) != np.uint8:
             raise InputError(f"images are uint8 of shape [N, S, S, 3], received {images.dtype} of shape {list(shape)}")
@@ -105,32 +123,81 @@ class _BatchMaker:
         self._chain = chain
         self._seed = seed
         self._shape = (order.batch_size, *shape[1:])
+        self._on_device = on_device
+        if on_device:
+            chain.require_device()
+        self._spec = self._batch_spec()
 
-    def as_tensors(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        image, label, index = tf.numpy_function(self.make, [step], (tf.uint8, tf.int32, tf.int64), stateful=False)
-        return {
-            "image": tf.ensure_shape(image, self._shape),
-            "label": tf.ensure_shape(label, self._shape[:1]),
-            "index": tf.ensure_shape(index, self._shape[:1]),
-        }
+    def as_tensors(self, step: tf.Tensor) -> dict[str, Any]:
+        flat = tf.nest.flatten(self._spec)
+        tensors = tf.numpy_function(self._make_flat, [step], [part.dtype for part in flat], stateful=False)
+        shaped = [tf.ensure_shape(tensor, part.shape) for tensor, part in zip(tensors, flat)]
+        return tf.nest.pack_sequence_as(self._spec, shaped)
 
-    def make(self, counter: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def make(self, counter: int) -> dict[str, Any]:
         epoch, step = divmod(int(counter), self._order.steps_per_epoch)
-        indices = drawn = self._order.batch(epoch, step)
+        drawn = self._order.batch(epoch, step)
+        pixels, taken = self._pixels(drawn, epoch)
+        batch = {"image": pixels, "label": self._labels[taken], "index": taken}
+        if self._on_device:
+            batch["plan"] = self._plan(drawn, epoch)
+        if self._chain.mixup is not None:
+            self._mix(batch, drawn, epoch)
+        return batch
+
+    def _make_flat(self, counter: int) -> list[np.ndarray]:
+        return tf.nest.flatten(self.make(counter))
+
+    def _batch_spec(self) -> dict[str, Any]:
+        batch = self._shape[:1]
+        spec = {"image": tf.TensorSpec(self._shape, tf.uint8), "label": tf.TensorSpec(batch, tf.int32)}
+        spec["index"] = tf.TensorSpec(batch, tf.int64)
+        plan = self._plan(np.zeros(batch, np.int64), 0) if self._on_device else ()
+        plan = tuple(tf.TensorSpec(part.shape, part.dtype) for part in plan)
+        if self._on_device:
+            spec["plan"] = plan
+        if self._chain.mixup is not None:
+            spec.update(mix_label=spec["label"], mix_weight=tf.TensorSpec(batch, tf.float32))
+            if self._on_device:
+                spec.update(mix_image=spec["image"], mix_plan=plan)
+        return spec
+
+    def _plan(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, ...]:
+        return tuple(self._chain.plan(self._seed, epoch, indices, self._shape[1]))
+
+    def _pixels(self, drawn: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images, augmented unless the device will do that, and which they are."""
+        augmented = len(self._chain) and not self._on_device
         if self._gather:
-            rows, indices = self._gather(drawn)
-            pixels = self._augmented(rows, epoch, drawn) if len(self._chain) else rows
-        elif len(self._chain):
-            pixels = self._augmented([self._images[i] for i in drawn.tolist()], epoch, drawn)
-        else:
-            pixels = _aligned_empty(self._shape)
-            np.take(self._images, drawn, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
-        return pixels, self._labels[indices], indices
+            rows, taken = self._gather(drawn)
+            return (self._augmented(rows, epoch, drawn) if augmented else rows), taken
+        if augmented:
+            return self._augmented([self._images[i] for i in drawn.tolist()], epoch, drawn), drawn
+        pixels = _aligned_empty((len(drawn), *self._shape[1:]))
+        np.take(self._images, drawn, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
+        return pixels, drawn
 
     def _augmented(self, rows: Sequence[np.ndarray], epoch: int, indices: np.ndarray) -> np.ndarray:
-        pixels = _aligned_empty(self._shape)
+        pixels = _aligned_empty((len(indices), *self._shape[1:]))
         self._chain.write(rows, pixels, self._seed, epoch, indices)
         return pixels
+
+    def _mix(self, batch: dict[str, Any], drawn: np.ndarray, epoch: int) -> None:
+        """Mixes the images of a batch with their partners, which are read only where there are any."""
+        mixing = self._chain.mixup.draw(self._seed, epoch, drawn, self._order.num_images)
+        places = np.flatnonzero(mixing.mixed)
+        batch["mix_label"], batch["mix_weight"] = batch["label"].copy(), mixing.weights
+        if self._on_device:
+            batch["mix_plan"] = self._plan(mixing.partners, epoch)
+            batch["mix_image"] = batch["image"].copy()
+        if not len(places):
+            return
+        partners, taken = self._pixels(mixing.partners[places], epoch)
+        batch["mix_label"][places] = self._labels[taken]
+        if self._on_device:
+            batch["mix_image"][places] = partners
+        else:
+            mix(batch["image"], partners, mixing.weights)
 
 
 def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:

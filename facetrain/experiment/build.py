@@ -67,7 +67,14 @@ def build_trainer(
 
     def dataset(epoch: int, step: int) -> tf.data.Dataset:
         return build_pipeline(
-            faces.images, faces.labels, order, augmentations, seed=config.seed, first_epoch=epoch, first_step=step
+            faces.images,
+            faces.labels,
+            order,
+            augmentations,
+            seed=config.seed,
+            first_epoch=epoch,
+            first_step=step,
+            augment_on=config.data.augment_on,
         )
 
     def trainer(run: RunDirectory) -> Trainer:
@@ -120,6 +127,7 @@ def _recognizer(
             loss,
             accumulate_steps=train.accumulate_steps,
             average_decay=train.ema,
+            augmentations=augment.build(config.data.augment) if config.data.augment_on == "device" else None,
             jit_compile=train.jit_compile,
         )
     return recognizer

@@ -8,6 +8,7 @@ from typing import Any
 
 from facetrain.backbones import BACKBONES
 from facetrain.config import Config
+from facetrain.data import augment
 from facetrain.data.augment import AUGMENTATIONS
 from facetrain.data.sources import SOURCES
 from facetrain.embeddings import NECKS
@@ -26,6 +27,7 @@ def check(config: Config) -> None:
         InputError: naming the key, what was expected and what was received.
     """
     _check_names(config)
+    _check_augmentations(config)
     _check_paths(config)
 
 
@@ -54,6 +56,15 @@ def _check_names(config: Config) -> None:
     if scaling not in SCALINGS:
         hint = did_you_mean(scaling, SCALINGS)
         raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
+
+
+def _check_augmentations(config: Config) -> None:
+    try:
+        chain = augment.build(config.data.augment)
+        if config.data.augment_on == "device":
+            chain.require_device(config.train.jit_compile)
+    except InputError as error:
+        raise InputError(f"data.augment: {error}") from None
 
 
 def _source_paths(specs: Iterable[Any], key: str) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.data.augment import AugmentationChain
+from facetrain.data.augment_mix import mix_in_graph
 from facetrain.images import scale_pixels
 from facetrain.models.averaging import WeightAverage
 
@@ -42,6 +44,7 @@ class FaceRecognizer(keras.Model):
         self.scaling = scaling
         self.margin_loss: keras.losses.Loss | None = None
         self.average: WeightAverage | None = None
+        self.augmentations: AugmentationChain | None = None
         self._accumulate_steps = 1
         self._frozen: tuple[str, ...] = ()
         self._loss_mean = keras.metrics.Mean(name="loss")
@@ -66,6 +69,7 @@ class FaceRecognizer(keras.Model):
         loss: keras.losses.Loss,
         accumulate_steps: int = 1,
         average_decay: float | None = None,
+        augmentations: AugmentationChain | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training.
@@ -75,6 +79,8 @@ class FaceRecognizer(keras.Model):
             loss: a margin loss: ``loss(labels, outputs) -> [B]``.
             accumulate_steps: number of parts k a batch is cut into; B must be a multiple of it.
             average_decay: keep an exponential moving average of the embedding model's weights with this decay.
+            augmentations: those of a pipeline with ``augment_on="device"``: train steps do to the images what their
+                batch says.
         """
         if accumulate_steps < 1:
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
@@ -83,6 +89,7 @@ class FaceRecognizer(keras.Model):
         super().compile(optimizer=optimizer, **kwargs)
         self.margin_loss = loss
         self._accumulate_steps = accumulate_steps
+        self.augmentations = augmentations
         self.average = WeightAverage(self.embedding_model, average_decay) if average_decay else None
         optimizer.build(self.updated_variables())
 
@@ -104,13 +111,13 @@ class FaceRecognizer(keras.Model):
         return [v for name, v in named if not any(fnmatch(name.split(":")[0], p) for p in self._frozen)]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Makes one update; ``data`` is ``{"image", "label"}`` or ``(images, labels)``."""
-        images, labels = _unpack(data)
+        """Makes one update; ``data`` is a batch of ``build_pipeline``, or ``(images, labels)``."""
+        batch = _as_batch(data)
         variables = self.updated_variables()
         if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._gradients(images, labels, variables)
+            gradients, loss, accuracy = self._gradients(batch, variables)
         else:
-            gradients, loss, accuracy = self._accumulated_gradients(images, labels, variables)
+            gradients, loss, accuracy = self._accumulated_gradients(batch, variables)
         self.optimizer.apply_gradients(list(zip(gradients, variables)))
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
@@ -119,31 +126,34 @@ class FaceRecognizer(keras.Model):
         return {"loss": self._loss_mean.result(), "accuracy": self._accuracy_mean.result(), "batch_loss": loss}
 
     def _gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
+        self, batch: Mapping[str, Any], variables: list[tf.Variable]
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """Returns this replica's share of the gradients, and loss and accuracy of the part it saw."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        images = self._augmented(batch)
         with tf.GradientTape() as tape:
             outputs = self(images, training=True)
-            loss = tf.reduce_mean(self.margin_loss(labels, outputs))
+            loss = tf.reduce_mean(self._example_losses(batch, outputs))
             penalties = tf.add_n(self.losses) if self.losses else 0.0
             share = (loss + penalties) / (replicas * self._accumulate_steps)
             scaled = self._scale_loss(share)
         gradients = self._unscale_gradients(tape.gradient(scaled, variables))
+        labels = _main_labels(batch)
         hits = tf.argmax(outputs["logits"], axis=1, output_type=labels.dtype) == labels
         return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32))
 
     def _accumulated_gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
+        self, batch: Mapping[str, Any], variables: list[tf.Variable]
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         parts = self._accumulate_steps
-        rows = tf.shape(labels)[0]
+        rows = tf.shape(batch["label"])[0]
         tf.debugging.assert_equal(rows % parts, 0, f"the batch must be a multiple of accumulate_steps={parts}")
         size = rows // parts
 
         def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor) -> tuple:
             rows_of_part = slice(part * size, (part + 1) * size)
-            gradients, part_loss, part_accuracy = self._gradients(images[rows_of_part], labels[rows_of_part], variables)
+            part_of_batch = tf.nest.map_structure(lambda tensor: tensor[rows_of_part], batch)
+            gradients, part_loss, part_accuracy = self._gradients(part_of_batch, variables)
             total = [t + tf.convert_to_tensor(g) for t, g in zip(total, gradients)]
             return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts
 
@@ -153,6 +163,27 @@ class FaceRecognizer(keras.Model):
             lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
         )
         return total, loss, accuracy
+
+    def _augmented(self, batch: Mapping[str, Any]) -> tf.Tensor:
+        """Returns the images to train on; does here what the pipeline left to the device."""
+        images = batch["image"]
+        if "plan" not in batch:
+            return images
+        if self.augmentations is None:
+            raise ValueError("batches are to be augmented on the device: compile with the pipeline's augmentations")
+        images = self.augmentations.in_graph(images, batch["plan"])
+        if "mix_image" not in batch:
+            return images
+        partners = self.augmentations.in_graph(batch["mix_image"], batch["mix_plan"])
+        return mix_in_graph(images, partners, batch["mix_weight"])
+
+    def _example_losses(self, batch: Mapping[str, Any], outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the loss of each example [B]; that of a mixed one is the weighted mean over its two labels."""
+        losses = self.margin_loss(batch["label"], outputs)
+        if "mix_label" not in batch:
+            return losses
+        weights = tf.cast(batch["mix_weight"], losses.dtype)
+        return weights * losses + (1 - weights) * self.margin_loss(batch["mix_label"], outputs)
 
     def _needs_loss_scaling(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)
@@ -175,8 +206,15 @@ class FaceRecognizer(keras.Model):
             yield
 
 
-def _unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def _as_batch(data: Any) -> Mapping[str, Any]:
     if isinstance(data, Mapping):
-        return data["image"], data["label"]
+        return data
     images, labels = data[:2]
-    return images, labels
+    return {"image": images, "label": labels}
+
+
+def _main_labels(batch: Mapping[str, Any]) -> tf.Tensor:
+    """Returns the label [B] with the greater weight, by which a mixed example counts as right."""
+    if "mix_label" not in batch:
+        return batch["label"]
+    return tf.where(batch["mix_weight"] >= 0.5, batch["label"], batch["mix_label"])

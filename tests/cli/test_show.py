@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from facetrain.cli import main
 from facetrain.cli.show import FAMILIES
+from facetrain.images import encode_png, read_image
+from tests.data.faces import pictures
 
 
-@pytest.mark.parametrize("family", ["backbones", *FAMILIES])
+@pytest.mark.parametrize("family", ["backbones", "augmentations", *FAMILIES])
 def test_every_family_is_listed(family, capsys):
     assert main(["show", family]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -58,3 +62,49 @@ def test_config_is_resolved(tmp_path, capsys):
 def test_schema_is_json(capsys):
     assert main(["show", "schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "facetrain config"
+
+
+def test_augmentations_are_drawn(tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    assert main(["show", "augmentations", "c*", "--out", str(out), "--draws", "2", "--size", "48", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"out": str(out), "rows": ["crop", "color", "cutout"], "draws": 2}
+    assert read_image(out).shape[2] == 3
+
+
+def test_an_image_is_drawn_under_a_list(tmp_path, capsys):
+    photo, out, other = tmp_path / "a.png", tmp_path / "grid.png", tmp_path / "other.png"
+    photo.write_bytes(encode_png(pictures(1, 40)[0]))
+    drawing = ["show", "augmentations", "--image", str(photo), "--spec", "[flip, {name: warp, degrees: 30}]"]
+    assert main([*drawing, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "rows   flip, warp"
+    assert main([*drawing, "--out", str(other), "--seed", "1"]) == 0
+    assert read_image(out).shape == read_image(other).shape
+    assert (read_image(out) != read_image(other)).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--image", "a.jpg"], "error: --image is for drawing: give the picture to write with --out grid.png"),
+        (["--out", "g.png", "--spec", "[flop]"], "error: unknown augmentation 'flop'; did you mean 'flip'?"),
+        (["--out", "g.png", "--spec", "[3]"], "error: --spec: expected a list such as"),
+        (["--out", "g.png", "--spec", "[flip"], "error: --spec: not valid YAML"),
+        (["--out", "g.png", "--image", "none.jpg"], "error: cannot read image 'none.jpg'"),
+        (["--out", "g.png", "flop"], "error: no augmentation matches 'flop'; did you mean 'flip'?"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(options, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "augmentations", *options]) == 2
+    assert capsys.readouterr().err.startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_drawing_imports_no_tensorflow(tmp_path):
+    code = (
+        "import sys; from facetrain.cli import main\n"
+        f"assert main(['show', 'augmentations', '--out', {str(tmp_path / 'g.png')!r}, '--size', '32']) == 0\n"
+        "assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
