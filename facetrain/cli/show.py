@@ -21,6 +21,7 @@ FAMILIES = {
     "optimizers": "facetrain.optimizers:OPTIMIZERS",
     "schedules": "facetrain.schedules:SCHEDULES",
     "augmentations": "facetrain.data.augment:AUGMENTATIONS",
+    "orders": "facetrain.data.sampling:ORDERS",
     "necks": "facetrain.embeddings:NECKS",
     "heads": "facetrain.heads:HEADS",
     "evaluators": "facetrain.evaluation.evaluators:EVALUATORS",

@@ -11,6 +11,7 @@ from facetrain.config.fields import Duration, Spec, SpecPatch, merge_spec
 # The components of a config that names none. Files and overrides are laid over these, so that an argument can be set
 # without repeating the name.
 DEFAULT_COMPONENTS: dict[str, Any] = {
+    "data": {"order": {"name": "shuffle"}},
     "model": {"backbone": {"name": "mobilefacenet"}, "neck": {"name": "gdc"}},
     "head": {"name": "cosine"},
     "loss": {"name": "arcface"},
@@ -64,6 +65,7 @@ class DataConfig(Section):
     cache_dir: Optional[str] = Field(None, description="Folder of that file; null means beside other user caches.")
     on_unreadable: Literal["skip", "fail"] = Field("skip", description="What an unreadable image does to the run.")
     batch_size: int = Field(64, ge=1, description="Images in one update of the weights, over all devices together.")
+    order: Spec = Field(default_factory=_default("data", "order"), description="Which images an update sees.")
     augment: list[Spec] = Field(
         default_factory=lambda: [{"name": "flip"}], description="Augmentations in their order, names or mappings."
     )

@@ -15,7 +15,7 @@ from facetrain import heads, losses, optimizers, schedules
 from facetrain.config import Config, ResolvedStage
 from facetrain.data import augment
 from facetrain.data.pipeline import build_pipeline
-from facetrain.data.sampling import EpochOrder
+from facetrain.data.sampling import EpochOrder, build_order
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
@@ -53,9 +53,8 @@ def build_trainer(
     config: Config, faces: Faces, runtime: Runtime, show_progress: bool
 ) -> Callable[[RunDirectory], Trainer]:
     """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
-    order = EpochOrder(
-        len(faces.labels), config.data.batch_size // runtime.world, config.seed, runtime.rank, runtime.world
-    )
+    batch = config.data.batch_size // runtime.world
+    order = build_order(config.data.order, faces.labels, batch, config.seed, runtime.rank, runtime.world)
     augmentations = augment.build(config.data.augment)
     options = _options(config, order, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []

@@ -7,6 +7,7 @@ from pathlib import Path
 from facetrain.backbones import BACKBONES
 from facetrain.config import Config
 from facetrain.data.augment import AUGMENTATIONS
+from facetrain.data.sampling import ORDERS
 from facetrain.embeddings import NECKS
 from facetrain.errors import InputError, did_you_mean
 from facetrain.heads import HEADS
@@ -23,6 +24,7 @@ def check(config: Config) -> None:
         InputError: naming the key, what was expected and what was received.
     """
     _check_names(config)
+    _check_order(config)
     _check_paths(config)
 
 
@@ -46,6 +48,13 @@ def _check_names(config: Config) -> None:
     if scaling not in SCALINGS:
         hint = did_you_mean(scaling, SCALINGS)
         raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
+
+
+def _check_order(config: Config) -> None:
+    try:
+        ORDERS.build(config.data.order).check_batch(config.data.batch_size)
+    except InputError as error:
+        raise InputError(f"data.order: {error}") from None
 
 
 def _check_paths(config: Config) -> None:
