@@ -27,7 +27,7 @@ def order_of(spec, rank, world):
 
 
 @pytest.mark.parametrize("spec", ORDERS)
-@pytest.mark.parametrize(("before", "after"), product(range(1, 5), repeat=2))
+@pytest.mark.parametrize(("before", "after"), list(product(range(1, 5), repeat=2)))
 def test_every_image_of_the_epoch_is_seen_once_over_both_runs(spec, before, after):
     for stop in range(STEPS + 1):
         seen = [
