@@ -15,6 +15,7 @@ _HOMES = {
     "SyntheticSource": "sources",
     "ORDERS": "sampling",
     "SOURCES": "sources",
+    "Variants": "variants",
     "build_order": "sampling",
     "build_pipeline": "pipeline",
     "describe": "pack",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -55,18 +55,20 @@ def worker_count(workers: int | None) -> int:
 
 
 Crop = Union[np.ndarray, Unreadable]
+Finish = Optional[Callable[[int, np.ndarray], np.ndarray]]
 
 
-def read_crops(source: FaceSource, size: int, workers: int | None = None) -> Iterator[Crop]:
+def read_crops(source: FaceSource, size: int, workers: int | None = None, finish: Finish = None) -> Iterator[Crop]:
     """Yields all images of a source in order as ``FaceSource.crop`` returns them, decoded some way ahead.
 
     Args:
         source: the images.
         size: side in pixels.
         workers: threads; None takes one per processor.
+        finish: (index, crop) -> array, what the threads make of each crop.
 
     Yields:
-        uint8 [size, size, 3], or why there is no such image.
+        uint8 [size, size, 3] or what ``finish`` made of it, or why there is no such image.
     """
     workers = worker_count(workers)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -74,7 +76,7 @@ def read_crops(source: FaceSource, size: int, workers: int | None = None) -> Ite
     try:
         for start in range(0, source.num_images, _CHUNK):
             chunk = range(start, min(start + _CHUNK, source.num_images))
-            pending.append(pool.submit(_crop_each, source, chunk, size))
+            pending.append(pool.submit(_crop_each, source, chunk, size, finish))
             if len(pending) >= workers * _CHUNKS_AHEAD:
                 yield from pending.popleft().result()
         while pending:
@@ -164,11 +166,12 @@ class DecodingImages:
         return None
 
 
-def _crop_each(source: FaceSource, indices: Sequence[int], size: int) -> list[Crop]:
+def _crop_each(source: FaceSource, indices: Sequence[int], size: int, finish: Finish = None) -> list[Crop]:
     crops: list[Crop] = []
     for index in indices:
         try:
-            crops.append(source.crop(index, size))
+            crop = source.crop(index, size)
+            crops.append(finish(index, crop) if finish else crop)
         except (ImageError, AlignmentError) as error:
             crops.append(Unreadable(source.names(index), str(error)))
     return crops

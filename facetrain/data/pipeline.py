@@ -38,7 +38,7 @@ def build_pipeline(
 
     Args:
         images: uint8 [N, S, S, 3] as an array or memory map, or an object with that ``shape`` and a ``gather`` method
-            such as ``DecodingImages``.
+            such as ``DecodingImages``, or with several ``rows`` for each image, such as ``VariantImages``.
         labels: integers [N].
         order: which images each step takes, on this process.
         augmentations: names, mappings or augmentations for ``augment.build``, or the chain it returns.
@@ -98,8 +98,9 @@ class _BatchMaker:
                 f"images, labels and order are of one length, received {shape[0]}, {len(labels)} and {order.num_images}"
             )
         self._gather = getattr(images, "gather", None)
+        self._rows_of = getattr(images, "rows_of", None)
         # Rows of a plain array come without the bookkeeping of np.memmap, which costs more than copying one.
-        self._images = images if self._gather else np.asarray(images)
+        self._images = images if self._gather else np.asarray(images.rows if self._rows_of else images)
         self._labels = np.asarray(labels, np.int32)
         self._order = order
         self._chain = chain
@@ -117,14 +118,15 @@ class _BatchMaker:
     def make(self, counter: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(int(counter), self._order.steps_per_epoch)
         indices = drawn = self._order.batch(epoch, step)
+        places = self._rows_of(epoch, drawn) if self._rows_of else drawn
         if self._gather:
             rows, indices = self._gather(drawn)
             pixels = self._augmented(rows, epoch, drawn) if len(self._chain) else rows
         elif len(self._chain):
-            pixels = self._augmented([self._images[i] for i in drawn.tolist()], epoch, drawn)
+            pixels = self._augmented([self._images[i] for i in places.tolist()], epoch, drawn)
         else:
             pixels = _aligned_empty(self._shape)
-            np.take(self._images, drawn, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
+            np.take(self._images, places, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
         return pixels, self._labels[indices], indices
 
     def _augmented(self, rows: Sequence[np.ndarray], epoch: int, indices: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def build_trainer(
     """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
     batch = config.data.batch_size // runtime.world
     order = build_order(config.data.order, faces.labels, batch, config.seed, runtime.rank, runtime.world)
-    augmentations = augment.build(config.data.augment)
+    augmentations = augment.build(config.data.augment_steps)
     options = _options(config, order, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
     stages = _stages(config, order.steps_per_epoch)

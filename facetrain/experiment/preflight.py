@@ -36,6 +36,7 @@ def _check_names(config: Config) -> None:
         ("head", HEADS, config.head),
         ("optimizer", OPTIMIZERS, config.optimizer),
         *((f"data.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment)),
+        *((f"data.augment_after.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment_after)),
         *((f"the loss of stage {stage.name}", LOSSES, stage.loss) for stage in stages),
         *((f"the schedule of stage {stage.name}", SCHEDULES, stage.schedule) for stage in stages),
     ]
