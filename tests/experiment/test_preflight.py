@@ -40,6 +40,11 @@ def test_orders_that_do_not_are_named(order, message):
         check(config(order=order))
 
 
+def test_augmentations_after_cached_variants_are_checked():
+    with pytest.raises(InputError, match="^data.augment_after.0: unknown augmentation 'colour'; did you mean 'color'"):
+        check(config(variants=2, augment_after=["colour"]))
+
+
 def test_an_argument_of_the_default_order_needs_no_name(tmp_path):
     (tmp_path / "c.yaml").write_text("train: {epochs: 1}\n")
     assert load_config(tmp_path / "c.yaml", ["data.order.remainder=pad"]).data.order == {
