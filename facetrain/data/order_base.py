@@ -13,7 +13,9 @@ from facetrain.errors import InputError
 
 REMAINDERS = ("drop", "pad")
 
-_PART = 2**20  # images that are shuffled within their identities in one go: few enough for the processor's cache
+# Images that are shuffled within their identities in one go: few enough for the processor's cache, and for two bytes
+# to number their identities, which NumPy sorts by radix.
+_PART = 2**16
 
 
 class Layout(NamedTuple):
@@ -83,11 +85,8 @@ def shuffled(num_images: int, seed: int, epoch: int) -> np.ndarray:
 
 def random_state(seed: int, epoch: int, stream: str) -> np.random.RandomState:
     """Returns a generator of its own for (seed, epoch, stream), of the kind whose streams NumPy never changes."""
-    return np.random.RandomState(_bits(seed, epoch, stream))
-
-
-def _bits(seed: int, epoch: int, stream: str) -> np.random.MT19937:
-    return np.random.MT19937(np.random.SeedSequence([seed, epoch, zlib.crc32(stream.encode())]))
+    bits = np.random.MT19937(np.random.SeedSequence([seed, epoch, zlib.crc32(stream.encode())]))
+    return np.random.RandomState(bits)
 
 
 class ByIdentity:
@@ -111,33 +110,21 @@ class ByIdentity:
 
     def shuffled(self, seed: int, epoch: int, stream: str) -> np.ndarray:
         """Returns ``images`` with each identity's in random order, identities in their places, int32 [N]."""
-        bits = _bits(seed, epoch, stream)
+        random = random_state(seed, epoch, stream)
         places = np.empty_like(self.images)
         cuts = np.unique(np.searchsorted(self.starts, np.arange(0, len(places), _PART)))
         cuts = cuts[cuts < len(self.starts)]
         for first, end in zip(cuts, [*cuts[1:], len(self.starts)]):
             begin, counts = self.starts[first], self.counts[first:end]
             part = slice(begin, begin + counts.sum())
-            places[part] = self.images[part][_within_groups(counts, bits)]
+            places[part] = self.images[part][_within_groups(counts, random)]
         return places
 
 
-def _within_groups(counts: np.ndarray, bits: np.random.MT19937) -> np.ndarray:
-    """Returns a permutation of 0..sum(counts)-1 that shuffles each of the neighbouring groups of so many.
-
-    Sorts numbers that carry, from the top, the group, random bits, and the place within the group.
-    """
-    place_bits, group_bits = int(counts.max()).bit_length(), len(counts).bit_length()
-    random_bits = min(32, 64 - place_bits - group_bits)
-    starts = (np.cumsum(counts) - counts).astype(np.uint64)
-    groups = np.arange(len(counts), dtype=np.uint64) << np.uint64(place_bits + random_bits)
-    count = int(counts.sum())
-    keys = bits.random_raw(count)  # 32 bits each
-    keys >>= np.uint64(32 - random_bits)
-    keys <<= np.uint64(place_bits)
-    keys += np.arange(count, dtype=np.uint64)
-    keys += np.repeat(groups - starts, counts)  # may wrap below 0 here: the sum does not
-    keys.sort()
-    keys &= np.uint64(2**place_bits - 1)
-    keys += np.repeat(starts, counts)
-    return keys
+def _within_groups(counts: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Returns a permutation of 0..sum(counts)-1 that shuffles each of the neighbouring groups of so many."""
+    counts = counts[counts > 0]
+    order = np.arange(counts.sum(), dtype=index_type(counts.sum()))
+    random.shuffle(order)
+    groups = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
+    return order[np.argsort(groups[order], kind="stable")]

@@ -209,12 +209,20 @@ def test_shuffling_in_parts_loses_nothing(monkeypatch):
     assert (order != by_identity.images).mean() > 0.9
 
 
+def test_more_identities_than_two_bytes_can_number():
+    counts = np.tile([1, 0, 2], 30_000)
+    labels = labels_of(counts, mix=8)
+    order = ByIdentity(labels).shuffled(1, 0, "test")
+    np.testing.assert_array_equal(labels[order], np.repeat(np.arange(90_000), counts))
+    assert len(np.unique(order)) == 90_000
+
+
 @pytest.mark.parametrize(
     ("spec", "digest"),
     [
         ("shuffle", "f8ebb33e"),
-        ({"name": "identity_balanced", "images": 3}, "9f29a7af"),
-        ({"name": "class_balanced", "alpha": 0.5}, "3fbaf33f"),
+        ({"name": "identity_balanced", "images": 3}, "e232bcfd"),
+        ({"name": "class_balanced", "alpha": 0.5}, "e7452fee"),
     ],
 )
 def test_streams_are_frozen(spec, digest):
