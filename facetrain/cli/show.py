@@ -20,6 +20,7 @@ FAMILIES = {
     "losses": "facetrain.losses:LOSSES",
     "optimizers": "facetrain.optimizers:OPTIMIZERS",
     "schedules": "facetrain.schedules:SCHEDULES",
+    "orders": "facetrain.data.sampling:ORDERS",
     "necks": "facetrain.embeddings:NECKS",
     "heads": "facetrain.heads:HEADS",
     "evaluators": "facetrain.evaluation.evaluators:EVALUATORS",

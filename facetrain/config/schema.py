@@ -11,6 +11,7 @@ from facetrain.config.fields import Duration, Spec, SpecPatch, merge_spec
 # The components of a config that names none. Files and overrides are laid over these, so that an argument can be set
 # without repeating the name.
 DEFAULT_COMPONENTS: dict[str, Any] = {
+    "data": {"order": {"name": "shuffle"}},
     "model": {"backbone": {"name": "mobilefacenet"}, "neck": {"name": "gdc"}},
     "head": {"name": "cosine"},
     "loss": {"name": "arcface"},
@@ -66,10 +67,13 @@ class DataConfig(Section):
     landmarks: Optional[str] = Field(None, description="CSV of five points an image; images are then aligned.")
     size: int = Field(112, ge=16, le=1024, description="Side of the square crop that the model sees, in pixels.")
     min_images: int = Field(1, ge=1, description="People with fewer images are left out.")
-    cache: Literal["disk", "none"] = Field("disk", description="Whether decoded images are kept in a mapped file.")
+    cache: Literal["memory", "disk", "none"] = Field(
+        "disk", description="Where decoded images are kept in a mapped file, if at all."
+    )
     cache_dir: Optional[str] = Field(None, description="Folder of that file; null means beside other user caches.")
     on_unreadable: Literal["skip", "fail"] = Field("skip", description="What an unreadable image does to the run.")
     batch_size: int = Field(64, ge=1, description="Images in one update of the weights, over all devices together.")
+    order: Spec = Field(default_factory=_default("data", "order"), description="Which images an update sees.")
     augment: list[Spec] = Field(
         default_factory=lambda: [{"name": "flip"}], description="Augmentations in their order, names or mappings."
     )
@@ -78,6 +82,12 @@ class DataConfig(Section):
     )
     overlap: Literal["warn", "fail", "ignore"] = Field(
         "warn", description="What people in both the training set and an evaluation set, by name, do to the run."
+    )
+    variants: int = Field(
+        0, ge=0, description="Versions of each image that 'augment' makes for the cache; 0 augments in each step."
+    )
+    augment_after: list[Spec] = Field(
+        default_factory=list, description="Augmentations of each step where 'augment' makes cached versions."
     )
     synthetic: SyntheticConfig = Field(default_factory=SyntheticConfig, description="Settings of generated faces.")
 
@@ -88,6 +98,30 @@ class DataConfig(Section):
             extra = given[0] if given else "kind"
             raise ValueError(f"data.sources replaces data.{extra}, but both are given: set data.{extra} in each source")
         return self
+
+    @model_validator(mode="after")
+    def _variants_have_a_place(self) -> DataConfig:
+        if self.variants and self.cache == "none":
+            raise ValueError(
+                f"variants is {self.variants}, which are kept in the cache, but cache is 'none': "
+                "set data.cache to 'memory' or 'disk', or data.variants to 0"
+            )
+        if self.variants and not self.augment:
+            raise ValueError(
+                f"variants is {self.variants}, but augment is empty, which would make equal copies: "
+                "name augmentations, or set data.variants to 0"
+            )
+        if self.augment_after and not self.variants:
+            raise ValueError(
+                "augment_after follows cached variants, but variants is 0: "
+                "set data.variants, or move its augmentations to data.augment"
+            )
+        return self
+
+    @property
+    def augment_steps(self) -> list[dict[str, Any]]:
+        """What is done to images in each step."""
+        return self.augment_after if self.variants else self.augment
 
 
 class ModelConfig(Section):

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar, Union
+from typing import NamedTuple, Optional, TypeVar, Union
 
 import numpy as np
 
@@ -57,22 +57,24 @@ def worker_count(workers: int | None) -> int:
 
 
 Crop = Union[np.ndarray, Unreadable]
+Finish = Optional[Callable[[int, np.ndarray], np.ndarray]]
 
 
-def read_crops(source: FaceSource, size: int, workers: int | None = None) -> Iterator[Crop]:
+def read_crops(source: FaceSource, size: int, workers: int | None = None, finish: Finish = None) -> Iterator[Crop]:
     """Yields all images of a source in order as ``FaceSource.crop`` returns them, decoded some way ahead.
 
     Args:
         source: the images.
         size: side in pixels.
         workers: threads; None takes one per processor.
+        finish: (index, crop) -> array, what the threads make of each crop.
 
     Yields:
-        uint8 [size, size, 3], or why there is no such image.
+        uint8 [size, size, 3] or what ``finish`` made of it, or why there is no such image.
     """
 
     def crops(chunk: range) -> list[Crop]:
-        return _crop_each(source, chunk, size)
+        return _crop_each(source, chunk, size, finish)
 
     return map_in_order(crops, source.num_images, workers)
 
@@ -180,11 +182,12 @@ class DecodingImages:
         return None
 
 
-def _crop_each(source: FaceSource, indices: Sequence[int], size: int) -> list[Crop]:
+def _crop_each(source: FaceSource, indices: Sequence[int], size: int, finish: Finish = None) -> list[Crop]:
     crops: list[Crop] = []
     for index in indices:
         try:
-            crops.append(source.crop(index, size))
+            crop = source.crop(index, size)
+            crops.append(finish(index, crop) if finish else crop)
         except (ImageError, AlignmentError) as error:
             crops.append(Unreadable(source.names(index), str(error)))
     return crops

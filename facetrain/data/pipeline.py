@@ -41,7 +41,7 @@ def build_pipeline(
 
     Args:
         images: uint8 [N, S, S, 3] as an array or memory map, or an object with that ``shape`` and a ``gather`` method
-            such as ``DecodingImages``.
+            such as ``DecodingImages``, or with several ``rows`` for each image, such as ``VariantImages``.
         labels: integers [N].
         order: which images each step takes, on this process.
         augmentations: names, mappings or augmentations for ``augment.build``, or the chain it returns.
@@ -116,8 +116,9 @@ class _BatchMaker:
                 f"images, labels and order are of one length, received {shape[0]}, {len(labels)} and {order.num_images}"
             )
         self._gather = getattr(images, "gather", None)
+        self._rows_of = getattr(images, "rows_of", None)
         # Rows of a plain array come without the bookkeeping of np.memmap, which costs more than copying one.
-        self._images = images if self._gather else np.asarray(images)
+        self._images = images if self._gather else np.asarray(images.rows if self._rows_of else images)
         self._labels = np.asarray(labels, np.int32)
         self._order = order
         self._chain = chain
@@ -168,13 +169,14 @@ class _BatchMaker:
     def _pixels(self, drawn: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns images, augmented unless the device will do that, and which they are."""
         augmented = len(self._chain) and not self._on_device
+        places = self._rows_of(epoch, drawn) if self._rows_of else drawn
         if self._gather:
             rows, taken = self._gather(drawn)
             return (self._augmented(rows, epoch, drawn) if augmented else rows), taken
         if augmented:
-            return self._augmented([self._images[i] for i in drawn.tolist()], epoch, drawn), drawn
+            return self._augmented([self._images[i] for i in places.tolist()], epoch, drawn), drawn
         pixels = _aligned_empty((len(drawn), *self._shape[1:]))
-        np.take(self._images, drawn, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
+        np.take(self._images, places, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
         return pixels, drawn
 
     def _augmented(self, rows: Sequence[np.ndarray], epoch: int, indices: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from facetrain import heads, losses, optimizers, schedules
 from facetrain.config import Config, ResolvedStage
 from facetrain.data import augment
 from facetrain.data.pipeline import build_pipeline
-from facetrain.data.sampling import EpochOrder
+from facetrain.data.sampling import EpochOrder, build_order
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
@@ -54,10 +54,9 @@ def build_trainer(
     config: Config, faces: Faces, runtime: Runtime, show_progress: bool
 ) -> Callable[[RunDirectory], Trainer]:
     """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
-    order = EpochOrder(
-        len(faces.labels), config.data.batch_size // runtime.world, config.seed, runtime.rank, runtime.world
-    )
-    augmentations = augment.build(config.data.augment)
+    batch = config.data.batch_size // runtime.world
+    order = build_order(config.data.order, faces.labels, batch, config.seed, runtime.rank, runtime.world)
+    augmentations = augment.build(config.data.augment_steps)
     options = _options(config, order, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
     check_overlap(config, faces, evaluators)
@@ -127,7 +126,7 @@ def _recognizer(
             loss,
             accumulate_steps=train.accumulate_steps,
             average_decay=train.ema,
-            augmentations=augment.build(config.data.augment) if config.data.augment_on == "device" else None,
+            augmentations=augment.build(config.data.augment_steps) if config.data.augment_on == "device" else None,
             jit_compile=train.jit_compile,
         )
     return recognizer

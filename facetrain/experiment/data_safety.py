@@ -107,6 +107,8 @@ def same_data(run: RunDirectory, faces: Faces) -> Faces:
         saved = read_label_map(run.label_map)
         changes = data_changes(before, saved, faces.source)
         labels = faces.labels if changes else renumbered(faces.labels, faces.source.identities, saved.names)
+    if not changes and manifest.get("images", len(labels)) != len(labels):
+        changes = [f"{len(labels)} images are readable"]
     if changes:
         raise InputError(
             f"{run.path}: expected the images the run began with ({manifest.get('images')} of "

@@ -15,6 +15,7 @@ from facetrain.data.cache import DecodedCache
 from facetrain.data.decoding import DecodingImages
 from facetrain.data.sources import FaceSource, kind_of, open_source, require_trainable
 from facetrain.data.subset_source import SubsetSource
+from facetrain.data.variants import Variants
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,12 @@ def build_faces(config: Config, show_progress: bool) -> Faces:
     if data.cache == "none":
         images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
         return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names, source)
-    cache = DecodedCache.open_or_build(
-        source,
-        data.size,
-        data.cache_dir or default_cache_dir(),
-        on_unreadable=data.on_unreadable,
-        show_progress=show_progress,
-    )
+    variants = Variants(data.variants, data.augment, config.seed) if data.variants else None
+    options = {"on_unreadable": data.on_unreadable, "show_progress": show_progress, "variants": variants}
+    if data.cache == "memory":
+        cache = DecodedCache.open_in_memory(source, data.size, **options)
+    else:
+        cache = DecodedCache.open_or_build(source, data.size, data.cache_dir or default_cache_dir(), **options)
 
     def name_of(index: int) -> str:
         return source.names(int(cache.kept[index]))

@@ -10,6 +10,7 @@ from facetrain.backbones import BACKBONES
 from facetrain.config import Config
 from facetrain.data import augment
 from facetrain.data.augment import AUGMENTATIONS
+from facetrain.data.sampling import ORDERS
 from facetrain.data.sources import SOURCES
 from facetrain.embeddings import NECKS
 from facetrain.errors import InputError, did_you_mean
@@ -28,6 +29,7 @@ def check(config: Config) -> None:
     """
     _check_names(config)
     _check_augmentations(config)
+    _check_order(config)
     _check_paths(config)
 
 
@@ -39,6 +41,7 @@ def _check_names(config: Config) -> None:
         ("head", HEADS, config.head),
         ("optimizer", OPTIMIZERS, config.optimizer),
         *((f"data.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment)),
+        *((f"data.augment_after.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment_after)),
         *((f"the loss of stage {stage.name}", LOSSES, stage.loss) for stage in stages),
         *((f"the schedule of stage {stage.name}", SCHEDULES, stage.schedule) for stage in stages),
     ]
@@ -58,13 +61,25 @@ def _check_names(config: Config) -> None:
         raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
 
 
+def _check_order(config: Config) -> None:
+    try:
+        ORDERS.build(config.data.order).check_batch(config.data.batch_size)
+    except InputError as error:
+        raise InputError(f"data.order: {error}") from None
+
+
 def _check_augmentations(config: Config) -> None:
     try:
-        chain = augment.build(config.data.augment)
+        augment.build(config.data.augment)
+        chain = augment.build(config.data.augment_steps)
         if config.data.augment_on == "device":
             chain.require_device(config.train.jit_compile)
     except InputError as error:
         raise InputError(f"data.augment: {error}") from None
+    if config.data.variants and any(spec["name"] == "mixup" for spec in config.data.augment):
+        raise InputError(
+            "data.augment: mixup needs two images and cannot make cached versions; move it to augment_after"
+        )
 
 
 def _source_paths(specs: Iterable[Any], key: str) -> Iterator[tuple[str, str]]:

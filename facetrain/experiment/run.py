@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
+from facetrain.errors import InputError
 from facetrain.experiment.preflight import check
 from facetrain.files import PathLike
 
@@ -40,8 +41,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         "images": len(faces.labels),
         "identities": faces.num_identities,
         "data": data_safety.describe_data(faces, trainer.evaluators),
-        "batch_size": config.data.batch_size,
-        "seed": config.seed,
+        **_sequence_of(config),
         "runtime": runtime.describe(),
         "world": runtime.world,
     }
@@ -55,16 +55,20 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
 def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     """Goes on with a run from its newest whole checkpoint, or from its beginning if there is none.
 
+    The number of processes and devices may differ from before: the images of a step do not depend on it.
+
     Returns:
         as ``train``.
     Raises:
-        InputError: if it is no run, or its images are no longer those it began with.
+        InputError: if it is no run, or its images or their sequence are no longer those it began with.
     """
     from facetrain.training.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)
     config = load_config(run.config)
     check(config)
+    manifest = run.read_manifest()
+    _refuse_another_sequence(run, config, manifest)
     from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
 
@@ -76,6 +80,22 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return _finish(trainer, show_progress)
+
+
+def _sequence_of(config: Config) -> dict[str, Any]:
+    """Returns what decides, beside the images, which of them a step sees."""
+    return {"batch_size": config.data.batch_size, "seed": config.seed, "order": config.data.order}
+
+
+def _refuse_another_sequence(run: Any, config: Config, manifest: dict[str, Any]) -> None:
+    """Refuses a sequence in which the checkpoint's step is another place: images would be lost or seen again."""
+    for name, value in _sequence_of(config).items():
+        if manifest.get(name, value) != value:  # runs of older versions do not say which order they have
+            key = name if name == "seed" else f"data.{name}"
+            raise InputError(
+                f"{run.config}: {key} is {value!r}, but the run began with {manifest[name]!r}, by which its place in "
+                "the epoch is counted; set it back, or start a new run"
+            )
 
 
 def _finish(trainer: Any, show_progress: bool) -> dict[str, Any]:

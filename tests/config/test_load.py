@@ -74,6 +74,12 @@ def test_dump_round_trips(write):
         ("", ["train.ema=1.0"], r"should be less than 1\.0, received 1\.0"),
         ("", ["train.ema=.nan"], r"should be a finite number"),
         ("", ["data.kind=foldr"], r"received 'foldr'; did you mean 'folder'\?"),
+        ("", ["data.cache=disc"], r"should be 'memory', 'disk' or 'none', received 'disc'; did you mean 'disk'\?"),
+        ("", ["data.variants=-1"], r"should be at least 0, received -1"),
+        ("", ["data.variants=2", "data.cache=none"], r"'data'.*variants is 2, .* but cache is 'none': set data\.cache"),
+        ("", ["data.variants=2", "data.augment=[]"], r"augment is empty, which would make equal copies"),
+        ("", ["data.augment_after=[color]"], r"follows cached variants, but variants is 0: set data\.variants"),
+        ("", ["data.order=3"], r"'data\.order'.*expected a name or a mapping of arguments, received 3"),
         ("", ["data=null"], r"'data'.* should be a mapping of keys to values, received null"),
         ("", ["evaluate=3"], r"'evaluate'.* should be a list, received 3"),
         ("", ["loss=3"], r"'loss'.*expected a name or a mapping of arguments, received 3"),
@@ -118,6 +124,14 @@ def test_arguments_of_default_components_need_no_name(write):
     assert load_config(write("d.yaml", "train: {epochs: 1}\n")).loss == {"name": "arcface"}
 
 
+def test_cached_variants_move_the_work_of_a_step_to_what_follows(write):
+    path = write("c.yaml", "train: {epochs: 1}\ndata: {augment: [flip, color]}\n")
+    assert load_config(path).data.augment_steps == [{"name": "flip"}, {"name": "color"}]
+    assert load_config(path, ["data.variants=4"]).data.augment_steps == []
+    after = load_config(path, ["data.variants=4", "data.augment_after=[grey]"]).data.augment_steps
+    assert after == [{"name": "grey"}]
+
+
 def test_a_cycle_of_bases_is_shown(write):
     write("a.yaml", "base: b.yaml\n")
     path = write("b.yaml", "base: a.yaml\n")
@@ -130,7 +144,16 @@ def test_fingerprint_follows_what_influences_the_result():
     reference = config_fingerprint(config_from_dict(base))
     same = config_from_dict({**base, "name": "other", "runtime": {"kind": "single"}, "data": {"cache_dir": "/tmp/x"}})
     assert config_fingerprint(same) == reference
-    for changed in ({"seed": 2}, {"loss": {"name": "arcface", "margin": 0.4}}, {"data": {"batch_size": 32}}):
+    in_memory = config_from_dict({**base, "data": {"cache": "memory"}})
+    assert config_fingerprint(in_memory) == reference
+    for changed in (
+        {"seed": 2},
+        {"loss": {"name": "arcface", "margin": 0.4}},
+        {"data": {"batch_size": 32}},
+        {"data": {"order": "sequential"}},
+        {"data": {"variants": 4}},
+        {"data": {"variants": 4, "augment_after": ["color"]}},
+    ):
         assert config_fingerprint(config_from_dict({**base, **changed})) != reference
     shuffled = {"train": {"epochs": 3}, "model": {}, "loss": {"name": "arcface"}}
     assert config_fingerprint(config_from_dict(shuffled)) == reference

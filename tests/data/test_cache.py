@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from facetrain.data import cache as cache_module
+from facetrain.data import cache_files
 from facetrain.data.cache import DecodedCache, cache_bytes, cache_key
 from facetrain.data.folder_source import FolderSource
 from facetrain.errors import InputError
@@ -141,7 +142,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(source, tmp_path, monkeypatc
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "_sampled_digest", full)
+    monkeypatch.setattr(cache_files, "sampled_digest", full)
     with pytest.raises(InputError, match=f"{tmp_path}.*needs 0.031 MB, but the disk became full while"):
         build(source, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from facetrain.errors import InputError
 
 sizes = st.integers(1, 200)
 batches = st.integers(1, 9)
-worlds = st.integers(1, 5)
+worlds = st.integers(1, 16)
 seeds = st.integers(0, 2**40)
 
 
@@ -97,8 +97,8 @@ def test_holds_two_epochs_at_most():
     order = EpochOrder(100, 10)
     for epoch in range(10):
         order.batch(epoch, 0)
-    assert len(order._permutations) <= 2
-    assert order._permutations[9].dtype == np.int32
+    assert len(order._orders) <= 2
+    assert order._orders[9].dtype == np.int32
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_the_numbers():
