@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from facetrain.backbones import BACKBONES
 from facetrain.config import Config
@@ -34,18 +35,26 @@ def _check_names(config: Config) -> None:
         ("head", HEADS, config.head),
         ("optimizer", OPTIMIZERS, config.optimizer),
         *((f"data.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment)),
-        *((f"the loss of stage {stage.name}", LOSSES, stage.loss) for stage in stages),
+        *((f"the loss of stage {stage.name}", LOSSES, spec) for stage in stages for spec in _losses_of(stage.loss)),
         *((f"the schedule of stage {stage.name}", SCHEDULES, stage.schedule) for stage in stages),
     ]
     for key, registry, spec in named:
         try:
-            registry.check(spec["name"])
+            registry.check(spec.get("name"))
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
     scaling = config.model.scaling
     if scaling not in SCALINGS:
         hint = did_you_mean(scaling, SCALINGS)
         raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
+
+
+def _losses_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a loss, or what it is the sum of."""
+    members = spec.get("losses")
+    if spec["name"] != "sum" or not isinstance(members, list):
+        return [spec]
+    return [member if isinstance(member, dict) else {"name": member} for member in members]
 
 
 def _check_paths(config: Config) -> None:

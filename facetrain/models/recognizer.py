@@ -72,7 +72,7 @@ class FaceRecognizer(keras.Model):
 
         Args:
             optimizer: a Keras optimiser; under ``mixed_float16`` it is wrapped for loss scaling.
-            loss: a margin loss: ``loss(labels, outputs) -> [B]``.
+            loss: ``loss(labels, outputs) -> [B]``; one of ``facetrain.losses`` moves its statistics once per update.
             accumulate_steps: number of parts k a batch is cut into; B must be a multiple of it.
             average_decay: keep an exponential moving average of the embedding model's weights with this decay.
         """
@@ -81,7 +81,7 @@ class FaceRecognizer(keras.Model):
         if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
-        self.margin_loss = loss
+        self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
         self.average = WeightAverage(self.embedding_model, average_decay) if average_decay else None
         optimizer.build(self.updated_variables())
@@ -93,9 +93,24 @@ class FaceRecognizer(keras.Model):
             loss: the loss from now on.
             frozen: shell patterns of variables that are not updated, as ``embedding/*`` or ``head/centres``.
         """
-        self.margin_loss = loss
+        self._take_loss(loss)
         self._frozen = tuple(frozen)
         self.train_function = None
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Shell patterns of variables that are not updated."""
+        return self._frozen
+
+    def _take_loss(self, loss: keras.losses.Loss) -> None:
+        """Takes a loss, and lets it create what depends on the sizes of the model where the model's variables are."""
+        if hasattr(loss, "build"):
+            num_classes = getattr(self.head, "num_classes", None)
+            if num_classes is None:
+                num_classes = self.head.compute_output_shape(self.embedding_model.output_shape)[-1]
+            with self.distribute_strategy.scope():
+                loss.build(num_classes, self.embedding_model.output_shape[-1])
+        self.margin_loss = loss
 
     def updated_variables(self) -> list[tf.Variable]:
         """Returns the trainable variables that no frozen pattern matches."""
@@ -108,10 +123,13 @@ class FaceRecognizer(keras.Model):
         images, labels = _unpack(data)
         variables = self.updated_variables()
         if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._gradients(images, labels, variables)
+            gradients, loss, accuracy, seen = self._gradients(images, labels, variables)
+            observed = [value[tf.newaxis] for value in seen]
         else:
-            gradients, loss, accuracy = self._accumulated_gradients(images, labels, variables)
+            gradients, loss, accuracy, observed = self._accumulated_gradients(images, labels, variables)
         self.optimizer.apply_gradients(list(zip(gradients, variables)))
+        if observed:
+            self.margin_loss.observe(observed)
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
         self._loss_mean.update_state(loss)
@@ -120,39 +138,52 @@ class FaceRecognizer(keras.Model):
 
     def _gradients(
         self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
-    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Returns this replica's share of the gradients, and loss and accuracy of the part it saw."""
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns this replica's share of the gradients, then loss, accuracy and observations of the part it saw."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             outputs = self(images, training=True)
-            loss = tf.reduce_mean(self.margin_loss(labels, outputs))
+            losses, observed = self._evaluate_loss(labels, outputs)
+            loss = tf.reduce_mean(losses)
             penalties = tf.add_n(self.losses) if self.losses else 0.0
             share = (loss + penalties) / (replicas * self._accumulate_steps)
             scaled = self._scale_loss(share)
-        gradients = self._unscale_gradients(tape.gradient(scaled, variables))
+        # Losses on embeddings leave the head without a gradient.
+        unconnected = tf.UnconnectedGradients.ZERO
+        gradients = self._unscale_gradients(tape.gradient(scaled, variables, unconnected_gradients=unconnected))
         hits = tf.argmax(outputs["logits"], axis=1, output_type=labels.dtype) == labels
-        return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+        return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32)), observed
+
+    def _evaluate_loss(self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the loss of each example and what it observed, without moving its statistics."""
+        evaluate = getattr(self.margin_loss, "evaluate", None)
+        return (self.margin_loss(labels, outputs), []) if evaluate is None else evaluate(labels, outputs)
 
     def _accumulated_gradients(
         self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
-    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         parts = self._accumulate_steps
         rows = tf.shape(labels)[0]
         tf.debugging.assert_equal(rows % parts, 0, f"the batch must be a multiple of accumulate_steps={parts}")
         size = rows // parts
 
-        def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor) -> tuple:
+        def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor, seen: list) -> tuple:
             rows_of_part = slice(part * size, (part + 1) * size)
-            gradients, part_loss, part_accuracy = self._gradients(images[rows_of_part], labels[rows_of_part], variables)
+            gradients, part_loss, part_accuracy, observed = self._gradients(
+                images[rows_of_part], labels[rows_of_part], variables
+            )
             total = [t + tf.convert_to_tensor(g) for t, g in zip(total, gradients)]
-            return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts
+            seen = [array.write(part, value) for array, value in zip(seen, observed)]
+            return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts, seen
 
-        start = (tf.constant(0), [tf.zeros_like(v) for v in variables], tf.constant(0.0), tf.constant(0.0))
+        dtypes = getattr(self.margin_loss, "observed_dtypes", ())
+        seen = [tf.TensorArray(dtype, size=parts) for dtype in dtypes]
+        start = (tf.constant(0), [tf.zeros_like(v) for v in variables], tf.constant(0.0), tf.constant(0.0), seen)
         # One part at a time: the point of accumulation is that only one part's activations are alive.
-        _, total, loss, accuracy = tf.while_loop(
+        _, total, loss, accuracy, seen = tf.while_loop(
             lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
         )
-        return total, loss, accuracy
+        return total, loss, accuracy, [array.stack() for array in seen]
 
     def _needs_loss_scaling(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)
