@@ -30,23 +30,32 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
     return take(cosines)
 
 
-def scaled_logits(cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Returns scale * cosines [B, C] with scale * target [B] written at ``positions`` [B, 2].
+def cross_entropy(
+    cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Returns the softmax cross-entropy [B] of scale * cosines [B, C] with target [B] written at ``positions`` [B, 2].
 
-    Both directions write one new matrix and change its B target entries in place; nothing of the size of a one-hot
-    matrix is made.
+    Both directions write one new matrix and change its B target entries in place; the scale, the mean and whatever else
+    multiplies an example's loss are applied to the slopes at once. The scale gets no gradient.
     """
 
     @tf.custom_gradient
-    def logits(matrix: tf.Tensor, values: tf.Tensor) -> Any:
+    def entropy(matrix: tf.Tensor, values: tf.Tensor) -> Any:
+        logits = tf.tensor_scatter_nd_update(matrix * scale, positions, values * scale)
+        losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=positions[:, 1])
+        if label_smoothing:
+            losses += label_smoothing * (values * scale - tf.reduce_mean(logits, axis=-1))
+            slopes -= label_smoothing / tf.cast(tf.shape(logits)[1], logits.dtype)
+
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            zeros = tf.zeros_like(values)
-            rest = tf.tensor_scatter_nd_update(upstream * scale, positions, zeros)
-            return rest, scale * tf.gather_nd(upstream, positions)
+            weights = upstream * scale
+            rest = slopes * weights[:, tf.newaxis]
+            own = tf.gather_nd(rest, positions) + label_smoothing * weights
+            return tf.tensor_scatter_nd_update(rest, positions, tf.zeros_like(own)), own
 
-        return tf.tensor_scatter_nd_update(matrix * scale, positions, values * scale), gradient
+        return losses, gradient
 
-    return logits(cosines, target)
+    return entropy(cosines, target)
 
 
 class MarginLoss(FaceLoss):
@@ -152,10 +161,7 @@ class MarginLoss(FaceLoss):
         margined = self.margined(target, outputs)
         others = self.negatives(cosines, target, margined, outputs)
 
-        logits = scaled_logits(others, margined, positions, self.current_scale(outputs))
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        if self.label_smoothing:
-            losses += self.label_smoothing * (tf.gather_nd(logits, positions) - tf.reduce_mean(logits, axis=-1))
+        losses = cross_entropy(others, margined, positions, self.current_scale(outputs), self.label_smoothing)
         return losses, [tf.cast(value, tf.float32) for value in observed]
 
     def observe(self, observed: Sequence[tf.Tensor]) -> None:

