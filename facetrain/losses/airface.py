@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from facetrain.losses.checks import checked
+from facetrain.losses.hard_negatives import linear_in_angle
 from facetrain.losses.margin_softmax import MarginLoss
 from facetrain.losses.margins import angle
 from facetrain.serialization import serializable
@@ -47,7 +48,7 @@ class AirFace(MarginLoss):
         self, cosines: tf.Tensor, target_cosine: tf.Tensor, margined: tf.Tensor, outputs: Mapping[str, tf.Tensor]
     ) -> tf.Tensor:
         """Returns 1 - 2 theta / pi."""
-        return 1.0 - (2.0 / math.pi) * angle(cosines)
+        return linear_in_angle(cosines)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Union
 
 import tensorflow as tf
+
+from facetrain.losses.margins import SINE_FLOOR
 
 Number = Union[float, tf.Tensor]
 
@@ -16,14 +19,17 @@ def line_above(cosines: tf.Tensor, thresholds: tf.Tensor, slope: float, offset: 
     """
     limits = tf.stop_gradient(thresholds)[:, tf.newaxis]
 
+    def choose(hard: tf.Tensor, above: float, below: float) -> tf.Tensor:
+        # Between two numbers: a choice between two matrices takes twice as long.
+        return tf.where(hard, tf.constant(above, cosines.dtype), tf.constant(below, cosines.dtype))
+
     @tf.custom_gradient
     def line(matrix: tf.Tensor) -> Any:
         hard = matrix > limits
-
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return upstream if slope == 1.0 else tf.where(hard, upstream * slope, upstream)
-
-        return tf.where(hard, matrix * slope + offset, matrix), gradient
+        if slope == 1.0:
+            return matrix + choose(hard, offset, 0.0), tf.identity
+        slopes = choose(hard, slope, 1.0)
+        return matrix * slopes + choose(hard, offset, 0.0), lambda upstream: upstream * slopes
 
     return line(cosines)
 
@@ -37,12 +43,10 @@ def square_above(cosines: tf.Tensor, thresholds: tf.Tensor, t: Number) -> tf.Ten
 
     @tf.custom_gradient
     def square(matrix: tf.Tensor) -> Any:
-        hard = matrix > limits
-
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.where(hard, upstream * (2.0 * matrix + t), upstream)
-
-        return tf.where(hard, matrix * (matrix + t), matrix), gradient
+        # With h = 1 where c is hard, else 0: c (1 + h (t + c - 1)), whose slope is that factor plus h c.
+        hard = tf.cast(matrix > limits, matrix.dtype)
+        factor = hard * (matrix + (t - 1.0)) + 1.0
+        return matrix * factor, lambda upstream: upstream * (factor + hard * matrix)
 
     return square(cosines)
 
@@ -64,6 +68,20 @@ def weighted_gap(cosines: tf.Tensor, centres: tf.Tensor, alpha: float, sigma: fl
         return weights * (matrix + 1.0) - 1.0, lambda upstream: upstream * weights
 
     return weigh(cosines)
+
+
+def linear_in_angle(cosines: tf.Tensor) -> tf.Tensor:
+    """Returns 1 - 2 theta / pi for each cosine, in [-1, 1], finite with a finite gradient at +-1 and beyond."""
+
+    @tf.custom_gradient
+    def linear(matrix: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            squared_sine = tf.maximum(1.0 - tf.square(matrix), SINE_FLOOR**2)
+            return upstream * tf.math.rsqrt(squared_sine) * (2.0 / math.pi)
+
+        return tf.asin(tf.clip_by_value(matrix, -1.0, 1.0)) * (2.0 / math.pi), gradient
+
+    return linear(cosines)
 
 
 def circle(cosines: tf.Tensor, margin: float) -> tf.Tensor:

@@ -49,8 +49,8 @@ def cross_entropy(
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             weights = upstream * scale
-            rest = slopes * weights[:, tf.newaxis]
-            own = tf.gather_nd(rest, positions) + label_smoothing * weights
+            own = (tf.gather_nd(slopes, positions) + label_smoothing) * weights
+            rest = slopes * weights[:, tf.newaxis]  # read by nothing else, so that it is changed in place
             return tf.tensor_scatter_nd_update(rest, positions, tf.zeros_like(own)), own
 
         return losses, gradient

@@ -83,5 +83,5 @@ class NPCFace(MarginLoss):
         hard = tf.cast(cosines > limits[:, tf.newaxis], cosines.dtype)
         own = tf.cast(target > limits, cosines.dtype)
         count = tf.reduce_sum(hard, axis=1) - own
-        total = tf.einsum("ij,ij->i", hard, cosines) - own * target
+        total = tf.reduce_sum(hard * cosines, axis=1) - own * target
         return tf.where(count > 0.5, total / tf.maximum(count, 1.0), tf.zeros_like(total))
