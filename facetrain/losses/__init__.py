@@ -17,12 +17,12 @@ LOSSES.add("combined_margin", "facetrain.losses.margin_softmax:CombinedMargin", 
 LOSSES.add("airface", "facetrain.losses.airface:AirFace", "additive angular margin on logits linear in the angle")
 LOSSES.add("curricularface", "facetrain.losses.adaptive:CurricularFace", "ArcFace, hard negatives weigh more over time")
 LOSSES.add("magface", "facetrain.losses.adaptive:MagFace", "angular margin that grows with the embedding's length")
-LOSSES.add("adaface", "facetrain.losses.adaptive:AdaFace", "margin by image quality, for which the length stands")
+LOSSES.add("adaface", "facetrain.losses.adaface:AdaFace", "margin by image quality, for which the length stands")
 LOSSES.add("adacos", "facetrain.losses.adacos:AdaCos", "no margin, scale by number of classes, fixed or dynamic")
 LOSSES.add("arcnegface", "facetrain.losses.negatives:ArcNegFace", "ArcFace, negatives weigh more near the own cosine")
 LOSSES.add("circle", "facetrain.losses.negatives:CircleLoss", "each cosine weighed by its distance from its goal")
-LOSSES.add("mv_arc", "facetrain.losses.negatives:MVArcSoftmax", "MV-Softmax: ArcFace, misclassified negatives raised")
-LOSSES.add("mv_am", "facetrain.losses.negatives:MVAMSoftmax", "MV-Softmax: CosFace, misclassified negatives raised")
+LOSSES.add("mv_arc", "facetrain.losses.mv_softmax:MVArcSoftmax", "MV-Softmax: ArcFace, misclassified negatives raised")
+LOSSES.add("mv_am", "facetrain.losses.mv_softmax:MVAMSoftmax", "MV-Softmax: CosFace, misclassified negatives raised")
 LOSSES.add("npcface", "facetrain.losses.npcface:NPCFace", "hard negatives raised, and the margin by their mean")
 LOSSES.add("triplet", "facetrain.losses.tuplet:TripletLoss", "triplets of embeddings, mined in the batch")
 LOSSES.add("center", "facetrain.losses.centre:CenterLoss", "distance from the class's moving centre")
@@ -31,7 +31,7 @@ LOSSES.add("sum", "facetrain.losses.sums:SumLoss", "weighted sum of several loss
 
 _HOME = {
     "AdaCos": "adacos",
-    "AdaFace": "adaptive",
+    "AdaFace": "adaface",
     "AirFace": "airface",
     "AngularMarginLoss": "margin_softmax",
     "ArcFace": "margin_softmax",
@@ -42,8 +42,8 @@ _HOME = {
     "CosFace": "margin_softmax",
     "CurricularFace": "adaptive",
     "FaceLoss": "base",
-    "MVAMSoftmax": "negatives",
-    "MVArcSoftmax": "negatives",
+    "MVAMSoftmax": "mv_softmax",
+    "MVArcSoftmax": "mv_softmax",
     "MagFace": "adaptive",
     "MarginLoss": "margin_softmax",
     "NPCFace": "npcface",

@@ -8,6 +8,8 @@ from typing import Union
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.errors import InputError
+
 Outputs = Union[tf.Tensor, Mapping[str, tf.Tensor]]
 Observed = list[tf.Tensor]
 
@@ -72,3 +74,15 @@ def at_least_float32(value: tf.Tensor) -> tf.Tensor:
     """Returns ``value`` in float32, or as it is where it is float64."""
     value = tf.convert_to_tensor(value)
     return value if value.dtype == tf.float64 else tf.cast(value, tf.float32)
+
+
+def lengths(outputs: Mapping[str, tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+    """Returns the length of each embedding [B]; that of a zero embedding has a finite gradient.
+
+    Raises:
+        InputError: if the outputs hold no embedding.
+    """
+    if "embedding" not in outputs:
+        raise InputError('this loss looks at the length of embeddings: call it with {"logits": ..., "embedding": ...}')
+    embedding = tf.cast(at_least_float32(outputs["embedding"]), dtype)
+    return tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(embedding), axis=-1), 1e-12))
