@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -211,6 +212,9 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig, description="Embedding model.")
     head: Spec = Field(default_factory=_default("head"), description="Embedding to class cosines.")
     loss: Spec = Field(default_factory=_default("loss"), description="Loss on the head's output.")
+    losses: list[Spec] = Field(
+        default_factory=list, description="Losses to add up, each with a 'weight'; they take the place of 'loss'."
+    )
     optimizer: Spec = Field(default_factory=_default("optimizer"), description="Update rule.")
     schedule: Spec = Field(default_factory=_default("schedule"), description="Learning rate over time.")
     stages: list[StageConfig] = Field(default_factory=list, description="Stretches of training; empty means one.")
@@ -231,6 +235,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_numbers(self) -> Config:
+        for number, spec in enumerate(self.losses):
+            weight = spec.get("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise ValueError(f"'losses.{number}.weight' should be a number above 0, received {weight!r}")
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> Config:
         batch, parts = self.data.batch_size, self.train.accumulate_steps
         if batch % parts:
@@ -240,6 +252,12 @@ class Config(Section):
             )
         return self
 
+    def _loss_of(self, stage: StageConfig) -> dict[str, Any]:
+        """The stage's patch over the loss, or over the first of the losses that are added up."""
+        if not self.losses:
+            return merge_spec(self.loss, stage.loss or {})
+        return {"name": "sum", "losses": [merge_spec(self.losses[0], stage.loss or {}), *self.losses[1:]]}
+
     def resolved_stages(self) -> list[ResolvedStage]:
         """Returns the stages of training, at least one, each with complete loss and schedule."""
         # Validation made sure that epochs are known where there are no stages.
@@ -248,7 +266,7 @@ class Config(Section):
             ResolvedStage(
                 name=stage.name or f"stage{number}",
                 epochs=stage.epochs,
-                loss=merge_spec(self.loss, stage.loss or {}),
+                loss=self._loss_of(stage),
                 schedule=merge_spec(self.schedule, stage.schedule or {}),
                 freeze=tuple(stage.freeze),
             )

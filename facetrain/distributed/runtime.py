@@ -121,7 +121,7 @@ class Runtime:
         """Returns when every rank has come here."""
         self.communicator.barrier()
 
-    def sync_moving_statistics(self, model: tf.keras.Model) -> int:
+    def sync_moving_statistics(self, model: tf.keras.Model, others: Sequence[tf.Variable] = ()) -> int:
         """Replaces batch normalisation's moving averages by their mean over ranks; call it on every rank.
 
         Each Horovod rank updates them from its own data; evaluation and checkpoints need one set. Replicas of a
@@ -129,12 +129,14 @@ class Runtime:
 
         Args:
             model: whose ``moving_mean`` and ``moving_variance`` are changed in place.
+            others: further float statistics, such as those of a loss.
         Returns:
             The number of variables averaged; 0 where there is nothing to do.
         """
         if self.kind != "horovod" or self.world == 1:
             return 0
         statistics = [v for v in model.non_trainable_variables if v.name.partition(":")[0].endswith(_MOVING_STATISTICS)]
+        statistics += list(others)
         for variable, value in zip(statistics, self.communicator.mean(statistics)):
             variable.assign(value)
         return len(statistics)

@@ -60,7 +60,8 @@ def build_trainer(
     options = _options(config, order, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
     check_overlap(config, faces, evaluators)
-    stages = _stages(config, order.steps_per_epoch)
+    with runtime.scope():  # the statistics of losses belong where the model's variables are
+        stages = _stages(config, order.steps_per_epoch)
     schedule = _schedule(config, order.steps_per_epoch)
     recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule)
 
@@ -158,10 +159,14 @@ def _stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
 
 
 def _stages(config: Config, steps_per_epoch: int) -> list[Stage]:
-    return [
-        Stage(stage.name, _stage_steps(stage, steps_per_epoch), losses.get(stage.loss), stage.freeze)
-        for stage in config.resolved_stages()
-    ]
+    """Builds the losses; a stage with the loss of the one before shares it, so that its statistics go on."""
+    stages: list[Stage] = []
+    before: dict[str, Any] | None = None
+    for stage in config.resolved_stages():
+        loss = stages[-1].loss if stage.loss == before else losses.get(stage.loss)
+        before = stage.loss
+        stages.append(Stage(stage.name, _stage_steps(stage, steps_per_epoch), loss, stage.freeze))
+    return stages
 
 
 def _schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:

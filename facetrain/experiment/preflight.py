@@ -42,12 +42,12 @@ def _check_names(config: Config) -> None:
         ("optimizer", OPTIMIZERS, config.optimizer),
         *((f"data.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment)),
         *((f"data.augment_after.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment_after)),
-        *((f"the loss of stage {stage.name}", LOSSES, stage.loss) for stage in stages),
+        *((f"the loss of stage {stage.name}", LOSSES, spec) for stage in stages for spec in _losses_of(stage.loss)),
         *((f"the schedule of stage {stage.name}", SCHEDULES, stage.schedule) for stage in stages),
     ]
     for key, registry, spec in named:
         try:
-            registry.check(spec["name"])
+            registry.check(spec.get("name"))
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
     if "num_classes" in config.head:
@@ -59,6 +59,14 @@ def _check_names(config: Config) -> None:
     if scaling not in SCALINGS:
         hint = did_you_mean(scaling, SCALINGS)
         raise InputError(f"model.scaling: expected one of {', '.join(SCALINGS)}, received {scaling!r}{hint}")
+
+
+def _losses_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a loss, or what it is the sum of."""
+    members = spec.get("losses")
+    if spec["name"] != "sum" or not isinstance(members, list):
+        return [spec]
+    return [member if isinstance(member, dict) else {"name": member} for member in members]
 
 
 def _check_order(config: Config) -> None:

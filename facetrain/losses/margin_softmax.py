@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Union
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
-from tensorflow import keras
 
-from facetrain.errors import InputError
+from facetrain.losses.base import FaceLoss, Observed, at_least_float32
+from facetrain.losses.checks import checked, checked_choice, checked_scale
 from facetrain.losses.margins import BACKWARD, BEYOND, combined_margin
 from facetrain.serialization import serializable
-
-Outputs = Union[tf.Tensor, Mapping[str, tf.Tensor]]
 
 
 def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -32,46 +30,63 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
     return take(cosines)
 
 
-def scaled_logits(cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Returns scale * cosines [B, C] with scale * target [B] written at ``positions`` [B, 2].
+def cross_entropy(
+    cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Returns the softmax cross-entropy [B] of scale * cosines [B, C] with target [B] written at ``positions`` [B, 2].
 
-    Both directions write one new matrix and change its B target entries in place; nothing of the size of a one-hot
-    matrix is made.
+    Both directions write one new matrix and change its B target entries in place; the scale, the mean and whatever else
+    multiplies an example's loss are applied to the slopes at once. The scale gets no gradient.
     """
 
     @tf.custom_gradient
-    def logits(matrix: tf.Tensor, values: tf.Tensor) -> Any:
+    def entropy(matrix: tf.Tensor, values: tf.Tensor) -> Any:
+        logits = tf.tensor_scatter_nd_update(matrix * scale, positions, values * scale)
+        losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=positions[:, 1])
+        if label_smoothing:
+            losses += label_smoothing * (values * scale - tf.reduce_mean(logits, axis=-1))
+            slopes -= label_smoothing / tf.cast(tf.shape(logits)[1], logits.dtype)
+
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            zeros = tf.zeros_like(values)
-            rest = tf.tensor_scatter_nd_update(upstream * scale, positions, zeros)
-            return rest, scale * tf.gather_nd(upstream, positions)
+            weights = upstream * scale
+            own = (tf.gather_nd(slopes, positions) + label_smoothing) * weights
+            rest = slopes * weights[:, tf.newaxis]  # read by nothing else, so that it is changed in place
+            return tf.tensor_scatter_nd_update(rest, positions, tf.zeros_like(own)), own
 
-        return tf.tensor_scatter_nd_update(matrix * scale, positions, values * scale), gradient
+        return losses, gradient
 
-    return logits(cosines, target)
+    return entropy(cosines, target)
 
 
-class MarginLoss(keras.losses.Loss, tf.__internal__.tracking.AutoTrackable):
+class MarginLoss(FaceLoss):
     """Template of the margin family: gather, margin (the one hook), scale, cross-entropy; one value per example.
 
-    A member overrides ``margined``. Everything is computed in float32 (float64 if the cosines are), whatever the
-    network's precision. Labels stay integers.
+    A member overrides ``margined``; one that also changes the other classes' cosines overrides ``negatives``, and one
+    with statistics lists their variables in ``statistics`` and says in ``observations`` what they become. Everything
+    is computed in float32 (float64 if the cosines are), whatever the network's precision. Labels stay integers.
 
     Args:
         scale: factor of the cosines, above 0. ``loss.scale = 32.0`` changes it between steps without retracing.
         label_smoothing: share of the label spread evenly over all classes, in [0, 1).
+        interclass_filter: cosines with other classes above this count as zero and get no gradient (they may belong to
+            the same person under another name), in [0, 2); 0 filters nothing. As in InsightFace's PyTorch code.
         name: name of the loss; the class's name in lower case by default.
     Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines.
     Returns: [B] float32, one loss per example.
     Raises: InputError if an argument is outside its range.
     """
 
-    def __init__(self, scale: float = 64.0, label_smoothing: float = 0.0, name: str | None = None):
-        super().__init__(reduction=keras.losses.Reduction.NONE, name=name or type(self).__name__.lower())
-        if not 0.0 <= label_smoothing < 1.0:
-            raise InputError(f"label_smoothing must be in [0, 1), received {label_smoothing!r}")
-        self.label_smoothing = float(label_smoothing)
-        self._scale = tf.Variable(_checked_scale(scale), trainable=False, dtype=tf.float32, name="loss_scale")
+    def __init__(
+        self,
+        scale: float = 64.0,
+        label_smoothing: float = 0.0,
+        interclass_filter: float = 0.0,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.label_smoothing = checked("label_smoothing", label_smoothing, 0.0, 1.0)
+        self.interclass_filter = checked("interclass_filter", interclass_filter, 0.0, 2.0)
+        self._scale = statistic("loss_scale", checked_scale(scale))
 
     @property
     def scale(self) -> float:
@@ -80,42 +95,93 @@ class MarginLoss(keras.losses.Loss, tf.__internal__.tracking.AutoTrackable):
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale.assign(_checked_scale(value))
+        self._scale.assign(checked_scale(value))
+
+    @property
+    def statistics(self) -> list[tf.Variable]:
+        """The variables that each update moves, in the order of ``observations``; none by default."""
+        return []
 
     @property
     def variables(self) -> list[tf.Variable]:
         """What a checkpoint must hold for the loss to continue: the scale, and the statistics of stateful members."""
-        return [self._scale]
+        return [self._scale, *(v for v in self.statistics if v is not self._scale)]
+
+    @property
+    def observed_dtypes(self) -> tuple[tf.DType, ...]:
+        """One float32 value for each statistic."""
+        return (tf.float32,) * len(self.statistics)
+
+    def observations(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> Observed:
+        """Returns what each of ``statistics`` would become if this part of the batch were all of it; [] by default.
+
+        Args:
+            target_cosine: [B] cosines with the own class.
+            outputs: as in ``margined``, without the state; under ``"positions"`` where the own classes stand, [B, 2].
+        """
+        return []
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns the cosine [B] that replaces the cosine with the own class.
 
         Args:
             target_cosine: [B] cosines with the own class.
-            outputs: all outputs of the recogniser, for members that look at the embedding's length.
+            outputs: all outputs of the recogniser, for members that look at the embedding's length or at the other
+                cosines; under ``"state"`` what ``observations`` returned.
         """
         raise NotImplementedError
 
-    def call(self, y_true: tf.Tensor, y_pred: Outputs) -> tf.Tensor:
-        """Returns the loss of each example [B]."""
-        outputs = y_pred if isinstance(y_pred, Mapping) else {"logits": y_pred}
-        cosines = tf.convert_to_tensor(outputs["logits"])
-        if cosines.dtype != tf.float64:
-            cosines = tf.cast(cosines, tf.float32)
-        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
-        positions = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
-        scale = tf.cast(self._scale, cosines.dtype)
+    def negatives(
+        self, cosines: tf.Tensor, target_cosine: tf.Tensor, margined: tf.Tensor, outputs: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the cosines [B, C] to use with the other classes; those with the own class are overwritten.
 
-        cosines, target = take_target(cosines, positions)
-        logits = scaled_logits(cosines, self.margined(target, outputs), positions, scale)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        if self.label_smoothing:
-            losses += self.label_smoothing * (tf.gather_nd(logits, positions) - tf.reduce_mean(logits, axis=-1))
-        return losses
+        Args:
+            cosines: [B, C].
+            target_cosine: [B] cosines with the own class.
+            margined: [B] what ``margined`` made of them.
+            outputs: as in ``margined``.
+        """
+        return cosines
+
+    def current_scale(self, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the factor of the cosines in this step, a scalar."""
+        return tf.cast(self._scale, outputs["logits"].dtype)
+
+    def per_example(self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Observed]:
+        """Returns the loss of each example [B], and the observations."""
+        positions = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
+        cosines, target = take_target(at_least_float32(outputs["logits"]), positions)
+        if self.interclass_filter:
+            kept = tf.where(cosines > self.interclass_filter, tf.zeros([], cosines.dtype), cosines)
+            cosines = tf.tensor_scatter_nd_update(kept, positions, tf.stop_gradient(target))
+        outputs = {**outputs, "logits": cosines, "positions": positions}
+        observed = [tf.stop_gradient(value) for value in self.observations(target, outputs)]
+        outputs["state"] = observed
+        margined = self.margined(target, outputs)
+        others = self.negatives(cosines, target, margined, outputs)
+
+        losses = cross_entropy(others, margined, positions, self.current_scale(outputs), self.label_smoothing)
+        return losses, [tf.cast(value, tf.float32) for value in observed]
+
+    def observe(self, observed: Sequence[tf.Tensor]) -> None:
+        """Moves each statistic to the mean over the parts of the batch, and over replicas."""
+        for variable, values in zip(self.statistics, observed):
+            variable.assign(tf.reduce_mean(values, axis=0))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, with the scale as it stands."""
-        return {"scale": self.scale, "label_smoothing": self.label_smoothing, "name": self.name}
+        return {
+            "scale": self.scale,
+            "label_smoothing": self.label_smoothing,
+            "interclass_filter": self.interclass_filter,
+            "name": self.name,
+        }
+
+
+def statistic(name: str, value: float) -> tf.Variable:
+    """Returns a float32 variable that no optimiser trains; replicas that assign to it assign their mean."""
+    return tf.Variable(value, trainable=False, dtype=tf.float32, name=name, aggregation=tf.VariableAggregation.MEAN)
 
 
 @serializable
@@ -125,7 +191,7 @@ class NormSoftmax(MarginLoss):
     Reference: Wang et al., NormFace, ACM MM 2017, arXiv 1704.06369.
 
     Args:
-        scale, label_smoothing, name: as in MarginLoss.
+        scale, label_smoothing, interclass_filter, name: as in MarginLoss.
     Call arguments and return value: as in MarginLoss.
     """
 
@@ -141,14 +207,14 @@ class AngularMarginLoss(MarginLoss):
         beyond: how to go on where the angle with its margin exceeds pi: ``"cosface"``, ``"mirror"`` or ``"none"``; see
             ``margins.combined_margin``.
         backward: ``"exact"``, or ``"straight_through"``: the gradient ignores the margin's slope.
-        scale, label_smoothing, name: as in MarginLoss.
+        **kwargs: as for MarginLoss.
     Raises: InputError if an argument is outside its range.
     """
 
-    def __init__(self, beyond: str, backward: str, scale: float, label_smoothing: float, name: str | None):
-        super().__init__(scale=scale, label_smoothing=label_smoothing, name=name)
-        self.beyond = _checked_choice("beyond", beyond, BEYOND)
-        self.backward = _checked_choice("backward", backward, BACKWARD)
+    def __init__(self, beyond: str, backward: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.beyond = checked_choice("beyond", beyond, BEYOND)
+        self.backward = checked_choice("backward", backward, BACKWARD)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -165,7 +231,7 @@ class CombinedMargin(AngularMarginLoss):
         m1: factor of the angle, above 0.
         m2: added to the angle, radians, in [0, pi).
         m3: taken from the cosine, in [0, 2).
-        scale, label_smoothing, name: as in MarginLoss.
+        scale, label_smoothing, interclass_filter, name: as in MarginLoss.
         beyond: how to go on where m1 * theta + m2 exceeds pi: ``"cosface"``, ``"mirror"`` or ``"none"``; see
             ``margins.combined_margin``.
         backward: ``"exact"`` or ``"straight_through"`` (the gradient ignores the margin's slope).
@@ -182,12 +248,14 @@ class CombinedMargin(AngularMarginLoss):
         beyond: str = "cosface",
         backward: str = "exact",
         label_smoothing: float = 0.0,
+        interclass_filter: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(beyond, backward, scale, label_smoothing, name)
-        self.m1 = _checked("m1", m1, 0.0, math.inf, open_low=True)
-        self.m2 = _checked("m2", m2, 0.0, math.pi)
-        self.m3 = _checked("m3", m3, 0.0, 2.0)
+        common = {"scale": scale, "label_smoothing": label_smoothing, "interclass_filter": interclass_filter}
+        super().__init__(beyond, backward, name=name, **common)
+        self.m1 = checked("m1", m1, 0.0, math.inf, open_low=True)
+        self.m2 = checked("m2", m2, 0.0, math.pi)
+        self.m3 = checked("m3", m3, 0.0, 2.0)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(m1 * theta + m2) - m3."""
@@ -206,7 +274,7 @@ class ArcFace(AngularMarginLoss):
 
     Args:
         margin: radians, in [0, pi/2).
-        scale, label_smoothing, name: as in MarginLoss.
+        scale, label_smoothing, interclass_filter, name: as in MarginLoss.
         beyond: how to go on for theta > pi - margin: ``"cosface"`` (cos(theta) - margin * sin(margin)), ``"mirror"``
             (-2 - cos(theta + margin)) or ``"none"``.
         backward: ``"exact"`` or ``"straight_through"`` (the gradient ignores the margin's slope).
@@ -221,10 +289,12 @@ class ArcFace(AngularMarginLoss):
         beyond: str = "cosface",
         backward: str = "exact",
         label_smoothing: float = 0.0,
+        interclass_filter: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(beyond, backward, scale, label_smoothing, name)
-        self.margin = _checked("margin", margin, 0.0, math.pi / 2)
+        common = {"scale": scale, "label_smoothing": label_smoothing, "interclass_filter": interclass_filter}
+        super().__init__(beyond, backward, name=name, **common)
+        self.margin = checked("margin", margin, 0.0, math.pi / 2)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(theta + margin)."""
@@ -243,16 +313,21 @@ class CosFace(MarginLoss):
 
     Args:
         margin: in [0, 2).
-        scale, label_smoothing, name: as in MarginLoss.
+        scale, label_smoothing, interclass_filter, name: as in MarginLoss.
     Call arguments and return value: as in MarginLoss.
     Raises: InputError if an argument is outside its range.
     """
 
     def __init__(
-        self, margin: float = 0.35, scale: float = 64.0, label_smoothing: float = 0.0, name: str | None = None
+        self,
+        margin: float = 0.35,
+        scale: float = 64.0,
+        label_smoothing: float = 0.0,
+        interclass_filter: float = 0.0,
+        name: str | None = None,
     ):
-        super().__init__(scale, label_smoothing, name)
-        self.margin = _checked("margin", margin, 0.0, 2.0)
+        super().__init__(scale, label_smoothing, interclass_filter, name)
+        self.margin = checked("margin", margin, 0.0, 2.0)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(theta) - margin."""
@@ -272,7 +347,7 @@ class SphereFace(AngularMarginLoss):
 
     Args:
         margin: factor of the angle, at least 1.
-        scale, label_smoothing, name: as in MarginLoss.
+        scale, label_smoothing, interclass_filter, name: as in MarginLoss.
         beyond: how to go on for theta > pi / margin; ``"mirror"`` is the paper's (-1)^k cos(margin * theta) - 2k.
         backward: ``"exact"`` or ``"straight_through"`` (the gradient ignores the margin's slope).
     Call arguments and return value: as in MarginLoss.
@@ -286,10 +361,12 @@ class SphereFace(AngularMarginLoss):
         beyond: str = "mirror",
         backward: str = "exact",
         label_smoothing: float = 0.0,
+        interclass_filter: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(beyond, backward, scale, label_smoothing, name)
-        self.margin = _checked("margin", margin, 1.0, math.inf)
+        common = {"scale": scale, "label_smoothing": label_smoothing, "interclass_filter": interclass_filter}
+        super().__init__(beyond, backward, name=name, **common)
+        self.margin = checked("margin", margin, 1.0, math.inf)
 
     def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns cos(margin * theta), continued."""
@@ -298,20 +375,3 @@ class SphereFace(AngularMarginLoss):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "margin": self.margin}
-
-
-def _checked(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:
-    if isinstance(value, bool) or not (low < value if open_low else low <= value) or not value < high:
-        bracket = "(" if open_low else "["
-        raise InputError(f"{name} must be in {bracket}{low:g}, {high:g}), received {value!r}")
-    return float(value)
-
-
-def _checked_scale(value: float) -> float:
-    return _checked("scale", value, 0.0, math.inf, open_low=True)
-
-
-def _checked_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, received {value!r}")
-    return value

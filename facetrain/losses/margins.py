@@ -83,6 +83,14 @@ def combined_margin(
     return straight_through(cosine, value) if backward == "straight_through" else value
 
 
+def eased(cosine: tf.Tensor, margined: tf.Tensor, above: float = 0.0) -> tf.Tensor:
+    """Returns ``margined`` where the cosine is larger than ``above``, else the cosine without a margin ("easy margin").
+
+    Examples further away feel no margin, and the value jumps up where it ends: published code has it, papers do not.
+    """
+    return tf.where(cosine > above, margined, cosine)
+
+
 def _angular(cosine: tf.Tensor, m1: float, m2: Margin, beyond: str) -> tf.Tensor:
     shifted = m1 * angle(cosine) + m2
     if beyond == "none" or (_is_number(m2) and m1 * math.pi + m2 <= math.pi):

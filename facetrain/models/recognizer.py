@@ -76,7 +76,7 @@ class FaceRecognizer(keras.Model):
 
         Args:
             optimizer: a Keras optimiser; under ``mixed_float16`` it is wrapped for loss scaling.
-            loss: a margin loss: ``loss(labels, outputs) -> [B]``.
+            loss: ``loss(labels, outputs) -> [B]``; one of ``facetrain.losses`` moves its statistics once per update.
             accumulate_steps: number of parts k a batch is cut into; B must be a multiple of it.
             average_decay: keep an exponential moving average of the embedding model's weights with this decay.
             augmentations: those of a pipeline with ``augment_on="device"``: train steps do to the images what their
@@ -87,7 +87,7 @@ class FaceRecognizer(keras.Model):
         if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
-        self.margin_loss = loss
+        self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
         self.augmentations = augmentations
         self.average = WeightAverage(self.embedding_model, average_decay) if average_decay else None
@@ -100,9 +100,24 @@ class FaceRecognizer(keras.Model):
             loss: the loss from now on.
             frozen: shell patterns of variables that are not updated, as ``embedding/*`` or ``head/centres``.
         """
-        self.margin_loss = loss
+        self._take_loss(loss)
         self._frozen = tuple(frozen)
         self.train_function = None
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Shell patterns of variables that are not updated."""
+        return self._frozen
+
+    def _take_loss(self, loss: keras.losses.Loss) -> None:
+        """Takes a loss, and lets it create what depends on the sizes of the model where the model's variables are."""
+        if hasattr(loss, "build"):
+            num_classes = getattr(self.head, "num_classes", None)
+            if num_classes is None:
+                num_classes = self.head.compute_output_shape(self.embedding_model.output_shape)[-1]
+            with self.distribute_strategy.scope():
+                loss.build(num_classes, self.embedding_model.output_shape[-1])
+        self.margin_loss = loss
 
     def updated_variables(self) -> list[tf.Variable]:
         """Returns the trainable variables that no frozen pattern matches."""
@@ -115,10 +130,13 @@ class FaceRecognizer(keras.Model):
         batch = _as_batch(data)
         variables = self.updated_variables()
         if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._gradients(batch, variables)
+            gradients, loss, accuracy, seen = self._gradients(batch, variables)
+            observed = [value[tf.newaxis] for value in seen]
         else:
-            gradients, loss, accuracy = self._accumulated_gradients(batch, variables)
+            gradients, loss, accuracy, observed = self._accumulated_gradients(batch, variables)
         self.optimizer.apply_gradients(list(zip(gradients, variables)))
+        if observed:
+            self.margin_loss.observe(observed)
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
         self._loss_mean.update_state(loss)
@@ -127,42 +145,48 @@ class FaceRecognizer(keras.Model):
 
     def _gradients(
         self, batch: Mapping[str, Any], variables: list[tf.Variable]
-    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Returns this replica's share of the gradients, and loss and accuracy of the part it saw."""
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns this replica's share of the gradients, then loss, accuracy and observations of the part it saw."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         images = self._augmented(batch)
         with tf.GradientTape() as tape:
             outputs = self(images, training=True)
-            loss = tf.reduce_mean(self._example_losses(batch, outputs))
+            losses, observed = self._example_losses(batch, outputs)
+            loss = tf.reduce_mean(losses)
             penalties = tf.add_n(self.losses) if self.losses else 0.0
             share = (loss + penalties) / (replicas * self._accumulate_steps)
             scaled = self._scale_loss(share)
-        gradients = self._unscale_gradients(tape.gradient(scaled, variables))
+        # Losses on embeddings leave the head without a gradient.
+        unconnected = tf.UnconnectedGradients.ZERO
+        gradients = self._unscale_gradients(tape.gradient(scaled, variables, unconnected_gradients=unconnected))
         labels = _main_labels(batch)
         hits = tf.argmax(outputs["logits"], axis=1, output_type=labels.dtype) == labels
-        return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+        return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32)), observed
 
     def _accumulated_gradients(
         self, batch: Mapping[str, Any], variables: list[tf.Variable]
-    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         parts = self._accumulate_steps
         rows = tf.shape(batch["label"])[0]
         tf.debugging.assert_equal(rows % parts, 0, f"the batch must be a multiple of accumulate_steps={parts}")
         size = rows // parts
 
-        def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor) -> tuple:
+        def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor, seen: list) -> tuple:
             rows_of_part = slice(part * size, (part + 1) * size)
             part_of_batch = tf.nest.map_structure(lambda tensor: tensor[rows_of_part], batch)
-            gradients, part_loss, part_accuracy = self._gradients(part_of_batch, variables)
+            gradients, part_loss, part_accuracy, observed = self._gradients(part_of_batch, variables)
             total = [t + tf.convert_to_tensor(g) for t, g in zip(total, gradients)]
-            return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts
+            seen = [array.write(part, value) for array, value in zip(seen, observed)]
+            return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts, seen
 
-        start = (tf.constant(0), [tf.zeros_like(v) for v in variables], tf.constant(0.0), tf.constant(0.0))
+        dtypes = getattr(self.margin_loss, "observed_dtypes", ())
+        seen = [tf.TensorArray(dtype, size=parts) for dtype in dtypes]
+        start = (tf.constant(0), [tf.zeros_like(v) for v in variables], tf.constant(0.0), tf.constant(0.0), seen)
         # One part at a time: the point of accumulation is that only one part's activations are alive.
-        _, total, loss, accuracy = tf.while_loop(
+        _, total, loss, accuracy, seen = tf.while_loop(
             lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
         )
-        return total, loss, accuracy
+        return total, loss, accuracy, [array.stack() for array in seen]
 
     def _augmented(self, batch: Mapping[str, Any]) -> tf.Tensor:
         """Returns the images to train on; does here what the pipeline left to the device."""
@@ -177,13 +201,22 @@ class FaceRecognizer(keras.Model):
         partners = self.augmentations.in_graph(batch["mix_image"], batch["mix_plan"])
         return mix_in_graph(images, partners, batch["mix_weight"])
 
-    def _example_losses(self, batch: Mapping[str, Any], outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns the loss of each example [B]; that of a mixed one is the weighted mean over its two labels."""
-        losses = self.margin_loss(batch["label"], outputs)
+    def _example_losses(
+        self, batch: Mapping[str, Any], outputs: Mapping[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the loss of each example [B] and what it observed; a mixed one has the mean over its two labels."""
+        losses, observed = self._evaluate_loss(batch["label"], outputs)
         if "mix_label" not in batch:
-            return losses
+            return losses, observed
         weights = tf.cast(batch["mix_weight"], losses.dtype)
-        return weights * losses + (1 - weights) * self.margin_loss(batch["mix_label"], outputs)
+        # Statistics follow the own labels: an image is observed once, whatever it was mixed with.
+        others, _ = self._evaluate_loss(batch["mix_label"], outputs)
+        return weights * losses + (1 - weights) * others, observed
+
+    def _evaluate_loss(self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the loss of each example and what it observed, without moving its statistics."""
+        evaluate = getattr(self.margin_loss, "evaluate", None)
+        return (self.margin_loss(labels, outputs), []) if evaluate is None else evaluate(labels, outputs)
 
     def _needs_loss_scaling(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)

@@ -12,7 +12,7 @@ from facetrain.models.recognizer import FaceRecognizer
 
 
 def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
-    """Returns everything that a run needs to go on exactly: weights, statistics, optimiser slots, averages.
+    """Returns everything that a run needs to go on exactly: weights, optimiser slots, averages, and statistics.
 
     Names are stable across processes: group, then the variable's own name, numbered where it occurs again.
     """
@@ -22,6 +22,7 @@ def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
     ]
     if recognizer.optimizer is not None:
         groups.append(("optimizer", _optimizer_variables(recognizer.optimizer)))
+    groups.append(("loss", getattr(recognizer.margin_loss, "variables", ())))
     if recognizer.average is not None:
         groups.append(("average", recognizer.average.shadows))
     found: dict[str, tf.Variable] = {}

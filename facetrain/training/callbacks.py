@@ -101,7 +101,7 @@ class StageSwitch(RunCallback):
         """Sets the scale if a stage begins here, or where training begins."""
         if batch == 0 or self.state.step in self._first_steps:
             loss, wanted = self.model.margin_loss, self.current().loss
-            if loss is not wanted and hasattr(loss, "scale"):
+            if loss is not wanted and getattr(wanted, "scale", None):  # a scale that is still to be found stays
                 loss.scale = wanted.scale
 
 

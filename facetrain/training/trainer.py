@@ -76,8 +76,12 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over weights, optimiser, averages and clock of a checkpoint."""
+        step = checkpoint.state["step"]
+        # The loss whose statistics the checkpoint holds is the one of the last update that was made.
+        last = [segment for segment in segments(self.stages) if segment.first < max(step, 1)][-1]
+        self._use(last.stage)
         write_state(self.recognizer, checkpoint.arrays, str(checkpoint.path))
-        self.state.restore(checkpoint.state["step"], checkpoint.state["run"])
+        self.state.restore(step, checkpoint.state["run"])
         logger.info("going on from %s", checkpoint.path)
 
     def fit(self) -> RunState:
@@ -113,8 +117,7 @@ class Trainer:
         first = max(segment.first, self.state.step)
         if first >= segment.end or self.recognizer.stop_training:
             return
-        if self.recognizer.margin_loss is not segment.stage.loss or segment.stage.frozen:
-            self.recognizer.set_stage(segment.stage.loss, segment.stage.frozen)
+        self._use(segment.stage)
         for part in fit_parts(first, segment.end, self.options.steps_per_epoch):
             if self.recognizer.stop_training:
                 return
@@ -127,6 +130,11 @@ class Trainer:
                     callbacks=hooks,
                     verbose=0,
                 )
+
+    def _use(self, stage: Stage) -> None:
+        """Gives the recogniser the loss and the frozen part of a stage, unless it has them."""
+        if self.recognizer.margin_loss is not stage.loss or self.recognizer.frozen != tuple(stage.frozen):
+            self.recognizer.set_stage(stage.loss, stage.frozen)
 
     def _callbacks(
         self, log: MetricsLog | None, display: Display, interrupt: InterruptFlag
@@ -165,8 +173,12 @@ class Trainer:
             callbacks.CheckpointWriter(state, saves, self._save_checkpoint, interrupted),
         ]
 
+    def _sync_statistics(self) -> None:
+        of_loss = getattr(self.recognizer.margin_loss, "variables", ())
+        self.runtime.sync_moving_statistics(self.recognizer.embedding_model, of_loss)
+
     def _evaluate(self) -> dict[str, float]:
-        self.runtime.sync_moving_statistics(self.recognizer.embedding_model)
+        self._sync_statistics()
         numbers: dict[str, float] = {}
         with self.recognizer.averaged_weights():
             for evaluator in self.evaluators:
@@ -190,7 +202,7 @@ class Trainer:
             save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)
 
     def _save_checkpoint(self) -> None:
-        self.runtime.sync_moving_statistics(self.recognizer.embedding_model)
+        self._sync_statistics()
         if self.runtime.is_chief:
             self.store.save(self.state.step, read_state(self.recognizer), {"run": self.state.to_dict()})
 

@@ -82,6 +82,8 @@ def test_dump_round_trips(write):
         ("", ["data.order=3"], r"'data\.order'.*expected a name or a mapping of arguments, received 3"),
         ("", ["data=null"], r"'data'.* should be a mapping of keys to values, received null"),
         ("", ["evaluate=3"], r"'evaluate'.* should be a list, received 3"),
+        ("", ["losses=[{name: center, weight: 0}]"], r"'losses\.0\.weight' should be a number above 0, received 0"),
+        ("", ["losses=[{name: center, weight: much}]"], r"'losses\.0\.weight' should be a number above 0"),
         ("", ["loss=3"], r"'loss'.*expected a name or a mapping of arguments, received 3"),
         ("", ["loss={name: 3}"], r"expected text as the name of a component, received 3"),
         ("", ["data.augment=[{pad: 4}]"], r"expected a 'name' beside the arguments \['pad'\]"),
@@ -174,6 +176,24 @@ def test_stages_are_resolved():
     assert (last.name, last.epochs, last.loss) == ("last", 0.5, {"name": "norm_softmax"})
     assert last.freeze == ("*/bn*",)
     assert first.schedule == config.schedule
+
+
+def test_losses_that_are_added_up_take_the_place_of_the_loss():
+    losses = ["arcface", {"name": "center", "weight": 0.003}]
+    config = config_from_dict(
+        {"losses": losses, "stages": [{"epochs": 1, "loss": {"scale": 16}}, {"epochs": 1, "loss": "cosface"}]}
+    )
+    first, last = config.resolved_stages()
+    centre = {"name": "center", "weight": 0.003}
+    assert first.loss == {"name": "sum", "losses": [{"name": "arcface", "scale": 16}, centre]}
+    assert last.loss == {"name": "sum", "losses": [{"name": "cosface"}, centre]}
+
+
+def test_losses_can_be_overridden_one_by_one(write):
+    path = write("c.yaml", "train: {epochs: 1}\nlosses: [arcface, {name: center, weight: 0.003}]\n")
+    config = load_config(path, ["losses.1.weight=0.01", "losses.0=cosface"])
+    assert config.losses == [{"name": "cosface"}, {"name": "center", "weight": 0.01}]
+    assert load_config(write("d.yaml", dump_yaml(config))) == config
 
 
 def test_without_stages_there_is_one():

@@ -74,6 +74,11 @@ def test_unknown_component():
     refused(done, "arcfase", "did you mean 'arcface'")
 
 
+def test_unknown_component_of_a_sum():
+    done = facetrain("train", SMOKE, "--set", "losses=[arcface, centre]", cache=Path(os.devnull))
+    refused(done, "the loss of stage stage1", "'centre'", "did you mean 'center'")
+
+
 def test_unknown_argument_of_a_component(train):
     refused(train(loss="{name: arcface, marginn: 0.3}"), "marginn", "did you mean 'margin'")
 

@@ -118,6 +118,15 @@ TORCH = {
     "cosface_s30_m0.1": {"name": "cosface", "scale": 30.0, "margin": 0.1},
     "combined_1.0_0.5_0.0": {"name": "combined_margin", "m2": 0.5, "m3": 0.0, **STRAIGHT},
     "combined_1.0_0.0_0.4": {"name": "combined_margin", "m2": 0.0, "m3": 0.4},
+    "combined_1.0_0.0_0.4_filter0.0": {"name": "combined_margin", "m2": 0.0, "m3": 0.4},
+    "combined_1.0_0.0_0.4_filter0.5": {"name": "combined_margin", "m2": 0.0, "m3": 0.4, "interclass_filter": 0.5},
+    "combined_1.0_0.5_0.0_filter0.3": {
+        "name": "combined_margin",
+        "m2": 0.5,
+        "m3": 0.0,
+        "interclass_filter": 0.3,
+        **STRAIGHT,
+    },
 }
 
 
@@ -126,12 +135,13 @@ TORCH = {
 def test_equals_arcface_torch(case, inputs):
     """Its ArcFace passes the gradient straight through and has no continuation; ``cos_edge`` holds the ends."""
     golden, loss = _golden("loss_cos"), losses.get(TORCH[case])
-    for dtype, tolerance in ((tf.float32, 2e-5), (tf.float64, 1e-7)):
+    for dtype, short, tolerance in ((tf.float32, "f4", 2e-5), (tf.float64, "f8", 1e-7)):
         cosines = tf.cast(golden[inputs], dtype)
         with tf.GradientTape() as tape:
             tape.watch(cosines)
             mean = tf.reduce_mean(loss(golden["labels"], {"logits": cosines}))
-        theirs = golden[f"{case}/{inputs}/f8/dcos"]
+        # Rounded logits move small probabilities of theirs as of ours, so each is compared in its own precision.
+        theirs = golden[f"{case}/{inputs}/{short}/dcos"]
         np.testing.assert_allclose(mean, golden[f"{case}/{inputs}/f8/loss"], rtol=tolerance)
         np.testing.assert_allclose(tape.gradient(mean, cosines), theirs, rtol=2 * tolerance, atol=1e-9)
         positions = tf.stack([tf.range(len(golden["labels"])), tf.cast(golden["labels"], tf.int32)], axis=1)
@@ -234,4 +244,4 @@ def test_memory_has_no_second_matrix():
     def plain(labels, outputs):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=64.0 * outputs["logits"])
 
-    assert matrices(losses.get("arcface")) == matrices(plain)
+    assert matrices(losses.get("arcface")) <= matrices(plain)

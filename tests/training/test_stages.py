@@ -30,6 +30,16 @@ def test_stages_that_differ_in_scale_share_a_train_step():
     assert first_steps(ramp) == [0, 10, 20, 30]
 
 
+def test_a_scale_ramp_over_a_sum_keeps_its_loss_and_so_the_statistics():
+    centre = {"name": "center", "weight": 0.1}
+    ramp = [Stage(str(s), 10, losses.get([{"name": "arcface", "scale": s}, centre])) for s in (16.0, 32.0)]
+    for stage in ramp:
+        stage.loss.build(5, 8)
+    assert [(s.first, s.end, s.stage.loss) for s in segments(ramp)] == [(0, 20, ramp[0].loss)]
+    heavier = Stage("b", 5, losses.get(["arcface", {"name": "center", "weight": 0.2}]))
+    assert len(segments([ramp[0], heavier])) == 2
+
+
 @pytest.mark.parametrize(
     "other",
     [

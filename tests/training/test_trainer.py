@@ -108,7 +108,16 @@ def _two_losses():
     return [Stage("a", 6, losses.get("arcface", scale=8.0), ("head/*",)), Stage("b", 6, losses.get("cosface"))]
 
 
-@pytest.mark.parametrize("stages", [None, _ramp, _two_losses], ids=["one stage", "scale ramp", "two losses"])
+def _statistics():
+    summed = losses.get([{"name": "curricularface", "scale": 16.0}, {"name": "center", "weight": 0.01}])
+    return [Stage("a", 6, summed), Stage("b", 6, losses.get("adaface", scale=8.0))]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [None, _ramp, _two_losses, _statistics],
+    ids=["one stage", "scale ramp", "two losses", "losses with statistics"],
+)
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, stages, stop):
     build = stages or (lambda: None)
