@@ -61,7 +61,8 @@ class MarginLoss(keras.losses.Loss, tf.__internal__.tracking.AutoTrackable):
         scale: factor of the cosines, above 0. ``loss.scale = 32.0`` changes it between steps without retracing.
         label_smoothing: share of the label spread evenly over all classes, in [0, 1).
         name: name of the loss; the class's name in lower case by default.
-    Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines.
+    Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines. Where
+        outputs have "labels", the columns of the cosines are a sample of the classes and these are the labels in it.
     Returns: [B] float32, one loss per example.
     Raises: InputError if an argument is outside its range.
     """
@@ -102,7 +103,8 @@ class MarginLoss(keras.losses.Loss, tf.__internal__.tracking.AutoTrackable):
         cosines = tf.convert_to_tensor(outputs["logits"])
         if cosines.dtype != tf.float64:
             cosines = tf.cast(cosines, tf.float32)
-        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
+        # A head that saw a sample of the classes says where the labels stand in it.
+        labels = tf.cast(tf.reshape(outputs.get("labels", y_true), [-1]), tf.int32)
         positions = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
         scale = tf.cast(self._scale, cosines.dtype)
 

@@ -23,7 +23,10 @@ class FaceRecognizer(keras.Model):
 
     Args:
         embedding_model: scaled pixels [B, S, S, 3] -> embeddings [B, D].
-        head: layer from embeddings [B, D] to cosines [B, C].
+        head: layer from embeddings [B, D] to cosines [B, C]. One that declares ``needs_labels = True`` has a method
+            ``sample(labels, step, present)``; it is drawn once a step, and training calls ``head(embeddings,
+            sample=sample)``, which returns {"logits": [B, S], "labels": [B] positions}. All its trainable variables
+            have the class as their first axis.
         scaling: name of the pixel scaling applied to the images on their way in.
     Call arguments: images [B, S, S, 3], pixels 0..255, uint8 or float.
     Returns: ``{"logits": [B, C] float32 cosines, "embedding": [B, D] float32}``.
@@ -55,10 +58,12 @@ class FaceRecognizer(keras.Model):
         """The metrics that `fit` resets at the start of every epoch."""
         return [self._loss_mean, self._accuracy_mean]
 
-    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """Returns cosines and embeddings; see the class."""
+    def call(self, images: tf.Tensor, training: bool = False, sample: Any = None) -> dict[str, tf.Tensor]:
+        """Returns cosines and embeddings, and with a sample of classes the labels in it; see the class."""
         embeddings = self.embedding_model(scale_pixels(images, self.scaling), training=training)
-        return {"logits": self.head(embeddings), "embedding": embeddings}
+        if sample is None:
+            return {"logits": self.head(embeddings), "embedding": embeddings}
+        return {**self.head(embeddings, sample=sample), "embedding": embeddings}
 
     def compile(  # noqa: D417 - Keras' own arguments are Keras' to describe
         self,
@@ -107,10 +112,11 @@ class FaceRecognizer(keras.Model):
         """Makes one update; ``data`` is ``{"image", "label"}`` or ``(images, labels)``."""
         images, labels = _unpack(data)
         variables = self.updated_variables()
+        sample = self._sample(labels)
         if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._gradients(images, labels, variables)
+            gradients, loss, accuracy = self._gradients(images, labels, variables, sample)
         else:
-            gradients, loss, accuracy = self._accumulated_gradients(images, labels, variables)
+            gradients, loss, accuracy = self._accumulated_gradients(images, labels, variables, sample)
         self.optimizer.apply_gradients(list(zip(gradients, variables)))
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
@@ -118,40 +124,56 @@ class FaceRecognizer(keras.Model):
         self._accuracy_mean.update_state(accuracy)
         return {"loss": self._loss_mean.result(), "accuracy": self._accuracy_mean.result(), "batch_loss": loss}
 
+    def _sample(self, labels: tf.Tensor) -> Any:
+        """Draws the classes of this step, if the head wants any: one sample for all replicas and parts of the batch."""
+        if not getattr(self.head, "needs_labels", False):
+            return None
+        replica = tf.distribute.get_replica_context()
+        together = replica.all_gather(labels, axis=0) if replica.num_replicas_in_sync > 1 else labels
+        return self.head.sample(labels, self.optimizer.iterations, together)
+
     def _gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
+        self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable], sample: Any = None
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """Returns this replica's share of the gradients, and loss and accuracy of the part it saw."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            outputs = self(images, training=True)
+            outputs = self(images, training=True, sample=sample)
             loss = tf.reduce_mean(self.margin_loss(labels, outputs))
             penalties = tf.add_n(self.losses) if self.losses else 0.0
             share = (loss + penalties) / (replicas * self._accumulate_steps)
             scaled = self._scale_loss(share)
         gradients = self._unscale_gradients(tape.gradient(scaled, variables))
-        hits = tf.argmax(outputs["logits"], axis=1, output_type=labels.dtype) == labels
+        own = tf.cast(outputs.get("labels", labels), labels.dtype)
+        hits = tf.argmax(outputs["logits"], axis=1, output_type=labels.dtype) == own
         return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32))
 
     def _accumulated_gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
+        self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable], sample: Any = None
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         parts = self._accumulate_steps
         rows = tf.shape(labels)[0]
         tf.debugging.assert_equal(rows % parts, 0, f"the batch must be a multiple of accumulate_steps={parts}")
         size = rows // parts
+        of_head = {id(v) for v in self.head.trainable_variables} if sample is not None else set()
+        sampled = [id(v) in of_head for v in variables]
 
         def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor) -> tuple:
             rows_of_part = slice(part * size, (part + 1) * size)
-            gradients, part_loss, part_accuracy = self._gradients(images[rows_of_part], labels[rows_of_part], variables)
-            total = [t + tf.convert_to_tensor(g) for t, g in zip(total, gradients)]
+            gradients, part_loss, part_accuracy = self._gradients(
+                images[rows_of_part], labels[rows_of_part], variables, sample and sample.part(rows_of_part)
+            )
+            # All parts have the same sample, so their rows are the same and only the values are added.
+            total = [t + (g.values if s else tf.convert_to_tensor(g)) for t, g, s in zip(total, gradients, sampled)]
             return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts
 
-        start = (tf.constant(0), [tf.zeros_like(v) for v in variables], tf.constant(0.0), tf.constant(0.0))
+        zeros = [_zero_rows(v, sample.classes) if s else tf.zeros_like(v) for v, s in zip(variables, sampled)]
+        start = (tf.constant(0), zeros, tf.constant(0.0), tf.constant(0.0))
         # One part at a time: the point of accumulation is that only one part's activations are alive.
         _, total, loss, accuracy = tf.while_loop(
             lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
         )
+        total = [tf.IndexedSlices(t, sample.classes, v.shape) if s else t for t, v, s in zip(total, variables, sampled)]
         return total, loss, accuracy
 
     def _needs_loss_scaling(self) -> bool:
@@ -180,3 +202,7 @@ def _unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return data["image"], data["label"]
     images, labels = data[:2]
     return images, labels
+
+
+def _zero_rows(variable: tf.Variable, classes: tf.Tensor) -> tf.Tensor:
+    return tf.zeros(tf.concat([tf.shape(classes), variable.shape[1:]], axis=0), variable.dtype)
