@@ -11,6 +11,7 @@ from tensorflow import keras
 
 from facetrain.errors import InputError
 from facetrain.losses.margins import BACKWARD, BEYOND, combined_margin
+from facetrain.losses.scatter import add_at, may_change_in_place
 from facetrain.serialization import serializable
 
 Outputs = Union[tf.Tensor, Mapping[str, tf.Tensor]]
@@ -22,10 +23,12 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
     The gradient is one addition into the matrix that comes back, where a plain gather would fill and add a second one.
     """
 
+    in_place = may_change_in_place()
+
     @tf.custom_gradient
     def take(matrix: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor, upstream_target: tf.Tensor) -> tf.Tensor:
-            return tf.tensor_scatter_nd_add(upstream, positions, upstream_target)
+            return add_at(upstream, positions, upstream_target, in_place)
 
         return (tf.identity(matrix), tf.gather_nd(matrix, positions)), gradient
 
@@ -35,18 +38,19 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
 def scaled_logits(cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """Returns scale * cosines [B, C] with scale * target [B] written at ``positions`` [B, 2].
 
-    Both directions write one new matrix and change its B target entries in place; nothing of the size of a one-hot
-    matrix is made.
+    Both directions write one new matrix and change its B target entries, in place where ``in_place_where`` allows it;
+    nothing of the size of a one-hot matrix is made.
     """
+    in_place = may_change_in_place()
 
     @tf.custom_gradient
     def logits(matrix: tf.Tensor, values: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            zeros = tf.zeros_like(values)
-            rest = tf.tensor_scatter_nd_update(upstream * scale, positions, zeros)
-            return rest, scale * tf.gather_nd(upstream, positions)
+            own = tf.gather_nd(upstream, positions) * scale
+            return add_at(upstream * scale, positions, -own, in_place), own
 
-        return tf.tensor_scatter_nd_update(matrix * scale, positions, values * scale), gradient
+        change = values * scale - tf.gather_nd(matrix, positions) * scale
+        return add_at(matrix * scale, positions, change, in_place), gradient
 
     return logits(cosines, target)
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.images import scale_pixels
+from facetrain.losses.scatter import in_place_where
 from facetrain.models.averaging import WeightAverage
 
 
@@ -139,7 +140,8 @@ class FaceRecognizer(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             outputs = self(images, training=True, sample=sample)
-            loss = tf.reduce_mean(self.margin_loss(labels, outputs))
+            with in_place_where(not self.jit_compile):
+                loss = tf.reduce_mean(self.margin_loss(labels, outputs))
             penalties = tf.add_n(self.losses) if self.losses else 0.0
             share = (loss + penalties) / (replicas * self._accumulate_steps)
             scaled = self._scale_loss(share)
@@ -173,7 +175,7 @@ class FaceRecognizer(keras.Model):
         _, total, loss, accuracy = tf.while_loop(
             lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
         )
-        total = [tf.IndexedSlices(t, sample.classes, v.shape) if s else t for t, v, s in zip(total, variables, sampled)]
+        total = [_rows(t, sample.classes, v) if s else t for t, v, s in zip(total, variables, sampled)]
         return total, loss, accuracy
 
     def _needs_loss_scaling(self) -> bool:
@@ -206,3 +208,7 @@ def _unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _zero_rows(variable: tf.Variable, classes: tf.Tensor) -> tf.Tensor:
     return tf.zeros(tf.concat([tf.shape(classes), variable.shape[1:]], axis=0), variable.dtype)
+
+
+def _rows(values: tf.Tensor, classes: tf.Tensor, variable: tf.Variable) -> tf.IndexedSlices:
+    return tf.IndexedSlices(values, classes, tf.constant(variable.shape.as_list()))

@@ -14,6 +14,7 @@ from facetrain import losses
 from facetrain.errors import InputError
 from facetrain.layers.cosine import CosineDense
 from facetrain.losses.margin_softmax import ArcFace, CombinedMargin, CosFace, MarginLoss, NormSoftmax, SphereFace
+from facetrain.losses.scatter import in_place_where
 from tests.base import run_loss_test
 from tests.losses.test_margins import slow_margin
 from tests.shared import shared_path
@@ -235,3 +236,29 @@ def test_memory_has_no_second_matrix():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=64.0 * outputs["logits"])
 
     assert matrices(losses.get("arcface")) == matrices(plain)
+
+
+@pytest.mark.parametrize("loss_class,config,_formula", CASES, ids=lambda v: getattr(v, "__name__", ""))
+def test_in_place_changes_nothing_but_time(loss_class, config, _formula):
+    rng = np.random.default_rng(6)
+    cosines, labels = tf.constant(np.tanh(rng.normal(size=(6, 5))), tf.float32), rng.integers(0, 5, 6)
+    before, loss = cosines.numpy().copy(), loss_class(**config)
+
+    def step(in_place):
+        with tf.GradientTape() as tape:
+            tape.watch(cosines)
+            with in_place_where(in_place):
+                values = loss(labels, {"logits": cosines})
+        return values, tape.gradient(values, cosines)
+
+    expected = step(False)
+    for found in (step(True), tf.function(lambda: step(True))()):
+        for ours, theirs in zip(found, expected):
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(cosines, before)
+
+
+def test_compiles_unless_told_that_it_need_not():
+    loss, cosines = ArcFace(), tf.constant([[0.5, 0.1], [0.2, 0.9]])
+    compiled = tf.function(lambda c: loss([0, 1], {"logits": c}), jit_compile=True)
+    np.testing.assert_allclose(compiled(cosines), loss([0, 1], {"logits": cosines}), rtol=1e-6)
