@@ -22,7 +22,6 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
 
     The gradient is one addition into the matrix that comes back, where a plain gather would fill and add a second one.
     """
-
     in_place = may_change_in_place()
 
     @tf.custom_gradient

@@ -85,6 +85,10 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
                 "use mxnet_sgd, mxnet_nag, mxnet_adam or sgdw, or a head that is not partial"
             )
         self.make_slots(var_list)
+        for place, variable in enumerate(var_list):
+            if getattr(variable, "updates_rows_only", False):
+                for slots in self._slots.values():
+                    slots[place].updates_rows_only = True
         self._built = True
 
     def can_update_rows(self) -> bool:
