@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.errors import InputError, did_you_mean
+from facetrain.kernels import may_be_compiled
 from facetrain.serialization import serializable
 
 # Below this length a vector counts as zero: it is divided by 1e-6, and its gradient stays finite.
@@ -25,7 +26,10 @@ def l2_normalize(vectors: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], t
     Returns:
         [..., D], rows of length one (shorter where a row is shorter than 1e-6).
     """
-    length = tf.math.reduce_euclidean_norm(vectors, axis=-1, keepdims=True)  # one pass, and no matrix of squares
+    if may_be_compiled():
+        length = tf.sqrt(tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True))
+    else:  # one pass, and no matrix of squares
+        length = tf.math.reduce_euclidean_norm(vectors, axis=-1, keepdims=True)
     inverse = 1.0 / tf.maximum(length, LENGTH_FLOOR)
     unit = vectors * inverse
 
@@ -118,8 +122,10 @@ class CosineDense(keras.layers.Layer):
         if size is None:
             raise InputError(f"{type(self).__name__} needs an embedding of known size [B, D], received an unknown D")
         self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: size})
+        # In a graph the steps of an initialiser share one matrix; one after another, each would make its own.
+        initializer = tf.function(self.centres_initializer)
         self.centres = self.add_weight(
-            name="centres", shape=self.centres_shape(size), initializer=self.centres_initializer, trainable=True
+            name="centres", shape=self.centres_shape(size), initializer=initializer, trainable=True
         )
         super().build(input_shape)
 

@@ -10,8 +10,9 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.errors import InputError
+from facetrain.kernels import may_be_compiled
 from facetrain.losses.margins import BACKWARD, BEYOND, combined_margin
-from facetrain.losses.scatter import add_at, may_change_in_place
+from facetrain.losses.scatter import add_at
 from facetrain.serialization import serializable
 
 Outputs = Union[tf.Tensor, Mapping[str, tf.Tensor]]
@@ -22,12 +23,12 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
 
     The gradient is one addition into the matrix that comes back, where a plain gather would fill and add a second one.
     """
-    in_place = may_change_in_place()
+    compiled = may_be_compiled()
 
     @tf.custom_gradient
     def take(matrix: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor, upstream_target: tf.Tensor) -> tf.Tensor:
-            return add_at(upstream, positions, upstream_target, in_place)
+            return add_at(upstream, positions, upstream_target, compiled)
 
         return (tf.identity(matrix), tf.gather_nd(matrix, positions)), gradient
 
@@ -37,19 +38,19 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
 def scaled_logits(cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """Returns scale * cosines [B, C] with scale * target [B] written at ``positions`` [B, 2].
 
-    Both directions write one new matrix and change its B target entries, in place where ``in_place_where`` allows it;
+    Both directions write one new matrix and change its B target entries, in place where ``facetrain.kernels`` allows;
     nothing of the size of a one-hot matrix is made.
     """
-    in_place = may_change_in_place()
+    compiled = may_be_compiled()
 
     @tf.custom_gradient
     def logits(matrix: tf.Tensor, values: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             own = tf.gather_nd(upstream, positions) * scale
-            return add_at(upstream * scale, positions, -own, in_place), own
+            return add_at(upstream * scale, positions, -own, compiled), own
 
         change = values * scale - tf.gather_nd(matrix, positions) * scale
-        return add_at(matrix * scale, positions, change, in_place), gradient
+        return add_at(matrix * scale, positions, change, compiled), gradient
 
     return logits(cosines, target)
 

@@ -10,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.errors import InputError
 from facetrain.images import scale_pixels
-from facetrain.losses.scatter import in_place_where
+from facetrain.kernels import not_compiled
 from facetrain.models.averaging import WeightAverage
 
 
@@ -86,6 +87,8 @@ class FaceRecognizer(keras.Model):
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
         if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        if kwargs.get("jit_compile") and getattr(self.head, "needs_labels", False):
+            raise InputError("jit_compile cannot be used with a head that samples classes: set it to false")
         super().compile(optimizer=optimizer, **kwargs)
         self.margin_loss = loss
         self._accumulate_steps = accumulate_steps
@@ -138,10 +141,9 @@ class FaceRecognizer(keras.Model):
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """Returns this replica's share of the gradients, and loss and accuracy of the part it saw."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with tf.GradientTape() as tape:
+        with not_compiled(not self.jit_compile), tf.GradientTape() as tape:
             outputs = self(images, training=True, sample=sample)
-            with in_place_where(not self.jit_compile):
-                loss = tf.reduce_mean(self.margin_loss(labels, outputs))
+            loss = tf.reduce_mean(self.margin_loss(labels, outputs))
             penalties = tf.add_n(self.losses) if self.losses else 0.0
             share = (loss + penalties) / (replicas * self._accumulate_steps)
             scaled = self._scale_loss(share)

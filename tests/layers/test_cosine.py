@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tensorflow import keras
 
 from facetrain.errors import InputError
+from facetrain.kernels import may_be_compiled, not_compiled
 from facetrain.layers.cosine import CosineDense, SubCenterCosineDense, l2_normalize, strongest
 from tests.base import run_layer_test
 
@@ -159,3 +160,25 @@ def test_bfloat16_product_is_close_and_everything_else_is_float32():
 def test_an_unknown_type_of_the_product_is_refused():
     with pytest.raises(InputError, match="did you mean 'bfloat16'"):
         CosineDense(3, matmul_dtype="bfloat")
+
+
+@pytest.mark.parametrize("head", [CosineDense(4), SubCenterCosineDense(4, 2)], ids=["one", "two"])
+def test_compiled_or_not_makes_no_difference(head):
+    x = tf.constant(np.random.default_rng(5).normal(size=(3, 6)), tf.float32)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            cosines = head(x)
+            total = tf.reduce_sum(tf.square(cosines))
+        return cosines, *tape.gradient(total, [x, head.centres])
+
+    def told():
+        with not_compiled():
+            return gradients()
+
+    plain, compiled, free = gradients(), tf.function(gradients, jit_compile=True)(), tf.function(told)()
+    for one, two, three in zip(plain, compiled, free):
+        np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(three, one, rtol=1e-4, atol=1e-5)
+    assert may_be_compiled(), "the state outside is as before"

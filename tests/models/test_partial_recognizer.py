@@ -12,7 +12,8 @@ from tensorflow import keras
 from facetrain import heads, losses, optimizers
 from facetrain.errors import InputError
 from facetrain.models import FaceRecognizer
-from facetrain.models.weights import read_state, write_state
+from facetrain.models.weights import read_state, stream_state, write_state
+from facetrain.training.checkpoints import CheckpointStore
 from tests.models.test_recognizer import fit_once
 from tests.tiny import tiny_batch, tiny_embedding_model
 
@@ -118,6 +119,17 @@ def test_a_resumed_run_draws_and_trains_as_it_would_have():
         np.testing.assert_array_equal(read_state(second)[name], value, err_msg=name)
 
 
+def test_a_checkpoint_brings_centres_and_slots_back(tmp_path):
+    first, second = recognizer_with({"name": "partial", "k": 2}), recognizer_with({"name": "partial", "k": 2})
+    fit_once(first, tiny_batch(), steps=2)
+    CheckpointStore(tmp_path).save(2, stream_state(first), {})
+    write_state(second, CheckpointStore(tmp_path).latest().arrays, "a test")
+    for recognizer in (first, second):
+        fit_once(recognizer, tiny_batch(seed=3), steps=2)
+    for name, value in read_state(first).items():
+        np.testing.assert_array_equal(read_state(second)[name], value, err_msg=name)
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(precision):
     inputs = keras.Input((16, 16, 3))
@@ -146,6 +158,12 @@ def test_frozen_centres_stay():
 def test_an_optimizer_that_would_move_all_rows_is_refused(name):
     with pytest.raises(InputError, match="sampled rows of centres"):
         recognizer_with(optimizer=name)
+
+
+def test_compiling_is_refused():
+    with pytest.raises(InputError, match="jit_compile"):
+        recognizer_with(jit_compile=True)
+    recognizer_with("cosine", jit_compile=True)
 
 
 def test_prediction_and_evaluation_see_all_classes():
