@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from facetrain.errors import InputError
@@ -9,6 +11,10 @@ from facetrain.registry import Registry
 
 HEADS = Registry("head")
 HEADS.add("cosine", "facetrain.layers.cosine:CosineDense", "cosines with all class centres")
+HEADS.add("subcenter", "facetrain.layers.cosine:SubCenterCosineDense", "cosines with the nearest of k centres")
+HEADS.add(
+    "partial", "facetrain.layers.partial:PartialCosineDense", "Partial FC: trains against a sample of the classes"
+)
 
 
 def get(spec: Any = "cosine", **defaults: Any) -> Any:
@@ -16,11 +22,18 @@ def get(spec: Any = "cosine", **defaults: Any) -> Any:
 
     Args:
         spec: ``"cosine"``, ``{"name": "cosine", ...}``, or a layer from [B, D] to cosines [B, C].
-        **defaults: arguments that ``spec`` may override, e.g. ``num_classes=10000``.
+        **defaults: arguments that ``spec`` may override, e.g. ``num_classes=10000``; a ``seed`` is for heads that draw.
     Raises:
         InputError: for an unknown name or argument, a refused value, or something that is no layer.
     """
+    if "seed" in defaults and not _draws(spec):
+        del defaults["seed"]
     head = HEADS.build(spec, **defaults)
     if not callable(head):
         raise InputError(f"a head must be a name, a mapping with a 'name' or a layer, received {spec!r}")
     return head
+
+
+def _draws(spec: Any) -> bool:
+    name = spec.get("name") if isinstance(spec, Mapping) else spec
+    return isinstance(name, str) and "seed" in inspect.signature(HEADS.get(name)).parameters

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 LEVELS = {
     "errors": 0,
     "files": 0,
+    "kernels": 0,
     "registry": 0,
     "progress": 0,
     "serialization": 0,

@@ -118,7 +118,7 @@ def _recognizer(
             input_shape=(config.data.size, config.data.size, 3),
             precision=train.precision,
         )
-        head = heads.get(config.head, num_classes=faces.num_identities)
+        head = heads.get(config.head, num_classes=faces.num_identities, seed=config.seed)
         recognizer = FaceRecognizer(embedding_model, head, model.scaling)
         clipping = {} if train.clip_norm is None else {"global_clipnorm": train.clip_norm}
         optimizer = optimizers.get(config.optimizer, learning_rate=schedule, **clipping)

@@ -10,7 +10,9 @@ _HOME = {
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
     "LayerFactory": "blocks",
+    "PartialCosineDense": "partial",
     "SeededDropout": "dropout",
+    "SubCenterCosineDense": "cosine",
     "l2_normalize": "cosine",
 }
 __all__ = sorted(_HOME)

@@ -8,9 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from facetrain.kernels import may_be_compiled
 from facetrain.losses.base import FaceLoss, Observed, at_least_float32
 from facetrain.losses.checks import checked, checked_choice, checked_scale
 from facetrain.losses.margins import BACKWARD, BEYOND, combined_margin
+from facetrain.losses.scatter import add_at, put_at
 from facetrain.serialization import serializable
 
 
@@ -19,11 +21,12 @@ def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf
 
     The gradient is one addition into the matrix that comes back, where a plain gather would fill and add a second one.
     """
+    compiled = may_be_compiled()
 
     @tf.custom_gradient
     def take(matrix: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor, upstream_target: tf.Tensor) -> tf.Tensor:
-            return tf.tensor_scatter_nd_add(upstream, positions, upstream_target)
+            return add_at(upstream, positions, upstream_target, compiled)
 
         return (tf.identity(matrix), tf.gather_nd(matrix, positions)), gradient
 
@@ -35,13 +38,16 @@ def cross_entropy(
 ) -> tf.Tensor:
     """Returns the softmax cross-entropy [B] of scale * cosines [B, C] with target [B] written at ``positions`` [B, 2].
 
-    Both directions write one new matrix and change its B target entries in place; the scale, the mean and whatever else
-    multiplies an example's loss are applied to the slopes at once. The scale gets no gradient.
+    Both directions write one new matrix and change its B target entries, in place where ``facetrain.kernels`` allows;
+    the scale, the mean and whatever else multiplies an example's loss are applied to the slopes at once. The scale gets
+    no gradient.
     """
+    compiled = may_be_compiled()
 
     @tf.custom_gradient
     def entropy(matrix: tf.Tensor, values: tf.Tensor) -> Any:
-        logits = tf.tensor_scatter_nd_update(matrix * scale, positions, values * scale)
+        old = tf.gather_nd(matrix, positions) * scale
+        logits = put_at(matrix * scale, positions, old, values * scale, compiled)
         losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=positions[:, 1])
         if label_smoothing:
             losses += label_smoothing * (values * scale - tf.reduce_mean(logits, axis=-1))
@@ -49,9 +55,10 @@ def cross_entropy(
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             weights = upstream * scale
-            own = (tf.gather_nd(slopes, positions) + label_smoothing) * weights
+            own = tf.gather_nd(slopes, positions)
             rest = slopes * weights[:, tf.newaxis]  # read by nothing else, so that it is changed in place
-            return tf.tensor_scatter_nd_update(rest, positions, tf.zeros_like(own)), own
+            rest = put_at(rest, positions, own * weights, tf.zeros_like(own), compiled)
+            return rest, (own + label_smoothing) * weights
 
         return losses, gradient
 
@@ -71,7 +78,8 @@ class MarginLoss(FaceLoss):
         interclass_filter: cosines with other classes above this count as zero and get no gradient (they may belong to
             the same person under another name), in [0, 2); 0 filters nothing. As in InsightFace's PyTorch code.
         name: name of the loss; the class's name in lower case by default.
-    Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines.
+    Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines. Where
+        outputs have "labels", the columns of the cosines are a sample of the classes and these are the labels in it.
     Returns: [B] float32, one loss per example.
     Raises: InputError if an argument is outside its range.
     """
@@ -150,6 +158,8 @@ class MarginLoss(FaceLoss):
 
     def per_example(self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Observed]:
         """Returns the loss of each example [B], and the observations."""
+        # A head that saw a sample of the classes says where the labels stand in it.
+        labels = tf.cast(tf.reshape(outputs.get("labels", labels), [-1]), tf.int32)
         positions = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
         cosines, target = take_target(at_least_float32(outputs["logits"]), positions)
         if self.interclass_filter:

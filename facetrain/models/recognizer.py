@@ -11,9 +11,10 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.data.augment import AugmentationChain
-from facetrain.data.augment_mix import mix_in_graph
+from facetrain.errors import InputError
 from facetrain.images import scale_pixels
 from facetrain.models.averaging import WeightAverage
+from facetrain.models.gradients import GradientPass, labels_of
 
 
 class FaceRecognizer(keras.Model):
@@ -25,7 +26,10 @@ class FaceRecognizer(keras.Model):
 
     Args:
         embedding_model: scaled pixels [B, S, S, 3] -> embeddings [B, D].
-        head: layer from embeddings [B, D] to cosines [B, C].
+        head: layer from embeddings [B, D] to cosines [B, C]. One that declares ``needs_labels = True`` has a method
+            ``sample(labels, step, present)``; it is drawn once a step, and training calls ``head(embeddings,
+            sample=sample)``, which returns {"logits": [B, S], "labels": [B] positions}. All its trainable variables
+            have the class as their first axis.
         scaling: name of the pixel scaling applied to the images on their way in.
     Call arguments: images [B, S, S, 3], pixels 0..255, uint8 or float.
     Returns: ``{"logits": [B, C] float32 cosines, "embedding": [B, D] float32}``.
@@ -58,10 +62,12 @@ class FaceRecognizer(keras.Model):
         """The metrics that `fit` resets at the start of every epoch."""
         return [self._loss_mean, self._accuracy_mean]
 
-    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """Returns cosines and embeddings; see the class."""
+    def call(self, images: tf.Tensor, training: bool = False, sample: Any = None) -> dict[str, tf.Tensor]:
+        """Returns cosines and embeddings, and with a sample of classes the labels in it; see the class."""
         embeddings = self.embedding_model(scale_pixels(images, self.scaling), training=training)
-        return {"logits": self.head(embeddings), "embedding": embeddings}
+        if sample is None:
+            return {"logits": self.head(embeddings), "embedding": embeddings}
+        return {**self.head(embeddings, sample=sample), "embedding": embeddings}
 
     def compile(  # noqa: D417 - Keras' own arguments are Keras' to describe
         self,
@@ -86,6 +92,8 @@ class FaceRecognizer(keras.Model):
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
         if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        if kwargs.get("jit_compile") and getattr(self.head, "needs_labels", False):
+            raise InputError("jit_compile cannot be used with a head that samples classes: set it to false")
         super().compile(optimizer=optimizer, **kwargs)
         self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
@@ -129,105 +137,27 @@ class FaceRecognizer(keras.Model):
         """Makes one update; ``data`` is a batch of ``build_pipeline``, or ``(images, labels)``."""
         batch = _as_batch(data)
         variables = self.updated_variables()
-        if self._accumulate_steps == 1:
-            gradients, loss, accuracy, seen = self._gradients(batch, variables)
-            observed = [value[tf.newaxis] for value in seen]
-        else:
-            gradients, loss, accuracy, observed = self._accumulated_gradients(batch, variables)
-        self.optimizer.apply_gradients(list(zip(gradients, variables)))
-        if observed:
-            self.margin_loss.observe(observed)
+        passed = GradientPass(self, variables, self._accumulate_steps, self._sample(batch))(batch)
+        self.optimizer.apply_gradients(list(zip(passed.gradients, variables)))
+        if passed.observed:
+            self.margin_loss.observe(passed.observed)
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
-        self._loss_mean.update_state(loss)
-        self._accuracy_mean.update_state(accuracy)
-        return {"loss": self._loss_mean.result(), "accuracy": self._accuracy_mean.result(), "batch_loss": loss}
+        self._loss_mean.update_state(passed.loss)
+        self._accuracy_mean.update_state(passed.accuracy)
+        return {"loss": self._loss_mean.result(), "accuracy": self._accuracy_mean.result(), "batch_loss": passed.loss}
 
-    def _gradients(
-        self, batch: Mapping[str, Any], variables: list[tf.Variable]
-    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns this replica's share of the gradients, then loss, accuracy and observations of the part it saw."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        images = self._augmented(batch)
-        with tf.GradientTape() as tape:
-            outputs = self(images, training=True)
-            losses, observed = self._example_losses(batch, outputs)
-            loss = tf.reduce_mean(losses)
-            penalties = tf.add_n(self.losses) if self.losses else 0.0
-            share = (loss + penalties) / (replicas * self._accumulate_steps)
-            scaled = self._scale_loss(share)
-        # Losses on embeddings leave the head without a gradient.
-        unconnected = tf.UnconnectedGradients.ZERO
-        gradients = self._unscale_gradients(tape.gradient(scaled, variables, unconnected_gradients=unconnected))
-        labels = _main_labels(batch)
-        hits = tf.argmax(outputs["logits"], axis=1, output_type=labels.dtype) == labels
-        return gradients, loss, tf.reduce_mean(tf.cast(hits, tf.float32)), observed
-
-    def _accumulated_gradients(
-        self, batch: Mapping[str, Any], variables: list[tf.Variable]
-    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        parts = self._accumulate_steps
-        rows = tf.shape(batch["label"])[0]
-        tf.debugging.assert_equal(rows % parts, 0, f"the batch must be a multiple of accumulate_steps={parts}")
-        size = rows // parts
-
-        def add_part(part: tf.Tensor, total: list, loss: tf.Tensor, accuracy: tf.Tensor, seen: list) -> tuple:
-            rows_of_part = slice(part * size, (part + 1) * size)
-            part_of_batch = tf.nest.map_structure(lambda tensor: tensor[rows_of_part], batch)
-            gradients, part_loss, part_accuracy, observed = self._gradients(part_of_batch, variables)
-            total = [t + tf.convert_to_tensor(g) for t, g in zip(total, gradients)]
-            seen = [array.write(part, value) for array, value in zip(seen, observed)]
-            return part + 1, total, loss + part_loss / parts, accuracy + part_accuracy / parts, seen
-
-        dtypes = getattr(self.margin_loss, "observed_dtypes", ())
-        seen = [tf.TensorArray(dtype, size=parts) for dtype in dtypes]
-        start = (tf.constant(0), [tf.zeros_like(v) for v in variables], tf.constant(0.0), tf.constant(0.0), seen)
-        # One part at a time: the point of accumulation is that only one part's activations are alive.
-        _, total, loss, accuracy, seen = tf.while_loop(
-            lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
-        )
-        return total, loss, accuracy, [array.stack() for array in seen]
-
-    def _augmented(self, batch: Mapping[str, Any]) -> tf.Tensor:
-        """Returns the images to train on; does here what the pipeline left to the device."""
-        images = batch["image"]
-        if "plan" not in batch:
-            return images
-        if self.augmentations is None:
-            raise ValueError("batches are to be augmented on the device: compile with the pipeline's augmentations")
-        images = self.augmentations.in_graph(images, batch["plan"])
-        if "mix_image" not in batch:
-            return images
-        partners = self.augmentations.in_graph(batch["mix_image"], batch["mix_plan"])
-        return mix_in_graph(images, partners, batch["mix_weight"])
-
-    def _example_losses(
-        self, batch: Mapping[str, Any], outputs: Mapping[str, tf.Tensor]
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the loss of each example [B] and what it observed; a mixed one has the mean over its two labels."""
-        losses, observed = self._evaluate_loss(batch["label"], outputs)
-        if "mix_label" not in batch:
-            return losses, observed
-        weights = tf.cast(batch["mix_weight"], losses.dtype)
-        # Statistics follow the own labels: an image is observed once, whatever it was mixed with.
-        others, _ = self._evaluate_loss(batch["mix_label"], outputs)
-        return weights * losses + (1 - weights) * others, observed
-
-    def _evaluate_loss(self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the loss of each example and what it observed, without moving its statistics."""
-        evaluate = getattr(self.margin_loss, "evaluate", None)
-        return (self.margin_loss(labels, outputs), []) if evaluate is None else evaluate(labels, outputs)
+    def _sample(self, batch: Mapping[str, Any]) -> Any:
+        """Draws the classes of this step, if the head wants any: one sample for all replicas and parts of the batch."""
+        if not getattr(self.head, "needs_labels", False):
+            return None
+        present, replica = labels_of(batch), tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync > 1:
+            present = replica.all_gather(present, axis=0)
+        return self.head.sample(batch["label"], self.optimizer.iterations, present)
 
     def _needs_loss_scaling(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)
-
-    def _scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        scaler = getattr(self.optimizer, "get_scaled_loss", None)
-        return scaler(loss) if scaler else loss
-
-    def _unscale_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        unscaler = getattr(self.optimizer, "get_unscaled_gradients", None)
-        return unscaler(gradients) if unscaler else gradients
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -244,10 +174,3 @@ def _as_batch(data: Any) -> Mapping[str, Any]:
         return data
     images, labels = data[:2]
     return {"image": images, "label": labels}
-
-
-def _main_labels(batch: Mapping[str, Any]) -> tf.Tensor:
-    """Returns the label [B] with the greater weight, by which a mixed example counts as right."""
-    if "mix_label" not in batch:
-        return batch["label"]
-    return tf.where(batch["mix_weight"] >= 0.5, batch["label"], batch["mix_label"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from facetrain.errors import InputError
+from facetrain.models.array_file import VariableArray, assign
 from facetrain.models.recognizer import FaceRecognizer
 
 
@@ -42,12 +44,17 @@ def read_state(recognizer: FaceRecognizer) -> dict[str, np.ndarray]:
     return {name: variable.numpy() for name, variable in named_variables(recognizer).items()}
 
 
-def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, np.ndarray], origin: str) -> None:
+def stream_state(recognizer: FaceRecognizer) -> dict[str, VariableArray]:
+    """As ``read_state``, but each value is read only when it is used, and large ones in blocks of rows."""
+    return {name: VariableArray(variable) for name, variable in named_variables(recognizer).items()}
+
+
+def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: str) -> None:
     """Assigns ``arrays`` to the variables of the same names; nothing is assigned unless everything fits.
 
     Args:
         recognizer: compiled recogniser.
-        arrays: values by name, as ``read_state`` gives them.
+        arrays: values by name, as ``read_state`` or ``ArrayFile`` give them.
         origin: where the arrays come from, for the message.
     Raises:
         InputError: if a name is missing or unexpected, or a shape differs.
@@ -66,7 +73,7 @@ def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, np.ndarray], or
             f"{origin}: expected the state of this model, but {problems[0]}{more}; it belongs to another model"
         )
     for name, variable in variables.items():
-        variable.assign(arrays[name])
+        assign(variable, arrays[name])
 
 
 def _optimizer_variables(optimizer: tf.keras.optimizers.Optimizer) -> list[tf.Variable]:

@@ -12,7 +12,7 @@ from tensorflow import keras
 
 from facetrain import schedules
 from facetrain.errors import InputError, did_you_mean
-from facetrain.optimizers.decay import DecayRule
+from facetrain.optimizers.decay import DecayRule, plain_name
 
 _KERAS_ARGUMENTS = tuple(
     "name clipnorm clipvalue global_clipnorm use_ema ema_momentum ema_overwrite_frequency jit_compile "
@@ -31,7 +31,8 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         weight_decay: decay before the rule's multipliers, >= 0.
         decay_rule: see ``DecayRule.get``.
         lazy_update: what a sparse gradient does. False: as the equal dense gradient, momentum and decay move all
-            rows. True: only the rows that it names are read and written, as MXNet's ``lazy_update``.
+            rows. True: only the rows that it names are read and written, as MXNet's ``lazy_update``. A variable with
+            the attribute ``updates_rows_only = True``, as the centres of a partial head, always has the latter.
         **kwargs: of ``keras.optimizers.Optimizer``: clipnorm, clipvalue, global_clipnorm (they act on the gradients
             as they come in, before everything else), use_ema, ema_momentum, jit_compile (default False here), name.
     """
@@ -53,6 +54,7 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         self.lazy_update = bool(lazy_update)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self._multipliers: list[tuple[float, float]] = []
+        self._rows_only: list[bool] = []
         self._slots: dict[str, list[tf.Variable]] = {}
 
     def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
@@ -75,8 +77,23 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
             return
         rule = self.decay_rule
         self._multipliers = [(rule.decay_multiplier(v.name), rule.lr_multiplier(v.name)) for v in var_list]
+        self._rows_only = [self.lazy_update or getattr(v, "updates_rows_only", False) for v in var_list]
+        if any(self._rows_only) and not self.can_update_rows():
+            name = plain_name(var_list[self._rows_only.index(True)].name)
+            raise InputError(
+                f"{type(self).__name__} moves all rows of a variable, but sampled rows of {name} alone must move: "
+                "use mxnet_sgd, mxnet_nag, mxnet_adam or sgdw, or a head that is not partial"
+            )
         self.make_slots(var_list)
+        for place, variable in enumerate(var_list):
+            if getattr(variable, "updates_rows_only", False):
+                for slots in self._slots.values():
+                    slots[place].updates_rows_only = True
         self._built = True
+
+    def can_update_rows(self) -> bool:
+        """Whether ``apply_rows`` reads and writes nothing but the rows that it is given."""
+        return type(self).apply_rows is not DecayRuleOptimizer.apply_rows
 
     def make_slots(self, var_list: Sequence[tf.Variable]) -> None:
         """Creates the optimiser's own variables, one per slot name and model variable."""
@@ -88,13 +105,14 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """Updates one variable; called by ``apply_gradients``."""
-        wd_mult, lr_mult = self._multipliers[self._index_dict[self._var_key(variable)]]
+        place = self._index_dict[self._var_key(variable)]
+        wd_mult, lr_mult = self._multipliers[place]
         lr = tf.cast(self.learning_rate, tf.float64)
         lr = tf.cast(lr if lr_mult == 1.0 else lr * lr_mult, variable.dtype)
         decay = self.weight_decay * wd_mult
         if not isinstance(gradient, tf.IndexedSlices):
             self.apply_dense(gradient, variable, lr, decay)
-        elif self.lazy_update:
+        elif self._rows_only[place]:
             self.apply_rows(gradient.values, gradient.indices, variable, lr, decay)
         else:
             indices = gradient.indices[:, tf.newaxis]
@@ -118,6 +136,14 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         """Updates some rows of a variable: ``values`` [n, ...] for the distinct ``rows`` [n]."""
         raise NotImplementedError
 
+    def _clip_gradients(self, grads: Sequence[Any]) -> Sequence[Any]:
+        """Clips after the parts of a row, one from each replica, were added up: Keras would measure them one by one."""
+        return super()._clip_gradients(self._deduplicate_sparse_grad(grads))
+
+    def _deduplicate_sparse_grad(self, grads: Sequence[Any]) -> list[Any]:
+        """Adds up what a sparse gradient has for one row; costs next to nothing where all rows are distinct."""
+        return [_with_distinct_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+
     def _apply_weight_decay(self, variables: Sequence[tf.Variable]) -> None:
         """Keeps Keras from decaying on its own: here the decay belongs to ``update_step``."""
 
@@ -139,6 +165,17 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         )
         config["learning_rate"] = _plain_number(config["learning_rate"])
         return config
+
+
+def _with_distinct_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    rows, places = tf.unique(gradient.indices)
+    number = tf.shape(rows)[0]
+    values = tf.cond(
+        tf.equal(number, tf.shape(gradient.indices)[0]),
+        lambda: gradient.values,  # in the order of first occurrence, which is then theirs
+        lambda: tf.math.unsorted_segment_sum(gradient.values, places, number),
+    )
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
 def check_hyperparameter(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:

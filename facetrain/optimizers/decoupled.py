@@ -48,6 +48,10 @@ class _AddonsOptimizer(DecayRuleOptimizer):
             raise InputError(f"{type(self).__name__} has no lazy_update: its updates move all rows of a variable")
         self._lent = _Lent()
 
+    def can_update_rows(self) -> bool:
+        """Whether Addons' sparse update leaves other rows alone."""
+        return self.updates_rows
+
     def make_inner(self) -> Any:
         """Returns Addons' optimiser; learning rate and weight decay are set afterwards."""
         raise NotImplementedError

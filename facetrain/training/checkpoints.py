@@ -6,15 +6,15 @@ import json
 import logging
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_folder, is_full_disk, sha256_file, write_json
+from facetrain.models.array_file import AnyArray, ArrayFile, write_arrays
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
 _FOLDER = re.compile(r"^step-(\d{9})$")
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one checkpoint holds: arrays by name, and the JSON values needed to go on."""
+    """What one checkpoint holds: arrays by name, read when they are used, and the JSON values needed to go on."""
 
     path: Path
-    arrays: dict[str, np.ndarray]
+    arrays: Mapping[str, Any]
     state: dict[str, Any]
 
 
@@ -57,7 +57,7 @@ class CheckpointStore:
         """Returns the folder of the checkpoint at ``step``."""
         return self.folder / f"step-{step:09d}"
 
-    def save(self, step: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+    def save(self, step: int, arrays: Mapping[str, AnyArray], state: Mapping[str, Any]) -> Path:
         """Writes one checkpoint, then removes the oldest beyond ``keep``.
 
         Raises:
@@ -66,7 +66,7 @@ class CheckpointStore:
         target = self.path(step)
         try:
             with atomic_folder(target) as temporary:
-                np.savez(temporary / _ARRAYS, **arrays)
+                write_arrays(temporary / _ARRAYS, arrays)
                 write_json(temporary / _STATE, {**state, "step": step, "digest": sha256_file(temporary / _ARRAYS)})
         except OSError as error:
             if not is_full_disk(error):
@@ -92,11 +92,10 @@ class CheckpointStore:
             digest = sha256_file(path / _ARRAYS)
             if digest != state["digest"]:
                 raise InputError(f"{path / _ARRAYS}: its content does not have the digest that was recorded for it")
-            with np.load(path / _ARRAYS, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = ArrayFile(path / _ARRAYS)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: expected a checkpoint, but it cannot be read ({error})") from error
         return Checkpoint(path, arrays, state)
 

@@ -17,7 +17,7 @@ from facetrain.errors import InputError
 from facetrain.models.contract import Contract
 from facetrain.models.embedding_model import embedding_function, save_embedding_model
 from facetrain.models.recognizer import FaceRecognizer
-from facetrain.models.weights import named_variables, read_state, write_state
+from facetrain.models.weights import named_variables, stream_state, write_state
 from facetrain.training import callbacks
 from facetrain.training.checkpoints import Checkpoint, CheckpointStore
 from facetrain.training.display import Display
@@ -204,7 +204,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         self._sync_statistics()
         if self.runtime.is_chief:
-            self.store.save(self.state.step, read_state(self.recognizer), {"run": self.state.to_dict()})
+            self.store.save(self.state.step, stream_state(self.recognizer), {"run": self.state.to_dict()})
 
     def _open_log(self) -> MetricsLog | None:
         if not self.runtime.is_chief:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from facetrain import losses
 from facetrain.errors import InputError
+from facetrain.kernels import not_compiled
 from facetrain.layers.cosine import CosineDense
 from facetrain.losses.margin_softmax import ArcFace, CombinedMargin, CosFace, MarginLoss, NormSoftmax, SphereFace
 from tests.base import run_loss_test
@@ -245,3 +246,29 @@ def test_memory_has_no_second_matrix():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=64.0 * outputs["logits"])
 
     assert matrices(losses.get("arcface")) <= matrices(plain)
+
+
+@pytest.mark.parametrize("loss_class,config,_formula", CASES, ids=lambda v: getattr(v, "__name__", ""))
+def test_in_place_changes_nothing_but_time(loss_class, config, _formula):
+    rng = np.random.default_rng(6)
+    cosines, labels = tf.constant(np.tanh(rng.normal(size=(6, 5))), tf.float32), rng.integers(0, 5, 6)
+    before, loss = cosines.numpy().copy(), loss_class(**config)
+
+    def step(in_place):
+        with tf.GradientTape() as tape:
+            tape.watch(cosines)
+            with not_compiled(in_place):
+                values = loss(labels, {"logits": cosines})
+        return values, tape.gradient(values, cosines)
+
+    expected = step(False)
+    for ours, traced, theirs in zip(step(True), tf.function(lambda: step(True))(), expected):
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(traced, theirs, rtol=1e-6, atol=1e-7)  # a graph may round in another order
+    np.testing.assert_array_equal(cosines, before)
+
+
+def test_compiles_unless_told_that_it_need_not():
+    loss, cosines = ArcFace(), tf.constant([[0.5, 0.1], [0.2, 0.9]])
+    compiled = tf.function(lambda c: loss([0, 1], {"logits": c}), jit_compile=True)
+    np.testing.assert_allclose(compiled(cosines), loss([0, 1], {"logits": cosines}), rtol=1e-6)

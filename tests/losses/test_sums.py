@@ -63,7 +63,7 @@ def test_scale_is_that_of_the_first_that_has_one():
         (["arcfce"], "did you mean 'arcface'"),
         ([keras.losses.MeanSquaredError()], "losses of facetrain"),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, list) else str(value),
 )
 def test_refusals_say_what_is_wrong(spec, says):
     with pytest.raises(InputError, match=says):
