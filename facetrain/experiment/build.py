@@ -61,7 +61,7 @@ def build_trainer(
     evaluators = build_evaluators(config) if runtime.is_chief else []
     stages = _stages(config, order.steps_per_epoch)
     schedule = _schedule(config, order.steps_per_epoch)
-    recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule)
+    recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule, _swa(config, order.steps_per_epoch))
 
     def dataset(epoch: int, step: int) -> tf.data.Dataset:
         return build_pipeline(
@@ -93,6 +93,7 @@ def _recognizer(
     runtime: Runtime,
     loss: keras.losses.Loss,
     schedule: keras.optimizers.schedules.LearningRateSchedule,
+    swa: tuple[int, int] | None,
 ) -> FaceRecognizer:
     """Builds and compiles the recogniser with freshly seeded weights."""
     train, model = config.train, config.model
@@ -118,9 +119,25 @@ def _recognizer(
             loss,
             accumulate_steps=train.accumulate_steps,
             average_decay=train.ema,
+            swa=swa,
+            sam_rho=train.sam,
             jit_compile=train.jit_compile,
         )
     return recognizer
+
+
+def _swa(config: Config, steps_per_epoch: int) -> tuple[int, int] | None:
+    """Returns first snapshot and distance of snapshots in updates; refuses a mean that would never begin."""
+    swa = config.train.swa
+    if swa is None:
+        return None
+    first, every = (resolve_duration(d, steps_per_epoch, config.data.batch_size) for d in (swa.start, swa.every))
+    total = sum(_stage_steps(stage, steps_per_epoch) for stage in config.resolved_stages())
+    if first >= total:
+        raise InputError(
+            f"train.swa.start: expected less than the {total} updates of the training, received {first}; start earlier"
+        )
+    return first, every
 
 
 def _options(config: Config, order: EpochOrder, show_progress: bool) -> TrainingOptions:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.images import scale_pixels
-from facetrain.models.averaging import WeightAverage
+from facetrain.models.averaging import SnapshotAverage, WeightAverage
+from facetrain.models.sharpness import sharpness_aware
 
 
 class FaceRecognizer(keras.Model):
@@ -41,8 +42,9 @@ class FaceRecognizer(keras.Model):
         self.head = head
         self.scaling = scaling
         self.margin_loss: keras.losses.Loss | None = None
-        self.average: WeightAverage | None = None
+        self.average: WeightAverage | SnapshotAverage | None = None
         self._accumulate_steps = 1
+        self._sam_rho: float | None = None
         self._frozen: tuple[str, ...] = ()
         self._loss_mean = keras.metrics.Mean(name="loss")
         self._accuracy_mean = keras.metrics.Mean(name="accuracy")
@@ -66,6 +68,8 @@ class FaceRecognizer(keras.Model):
         loss: keras.losses.Loss,
         accumulate_steps: int = 1,
         average_decay: float | None = None,
+        swa: tuple[int, int] | None = None,
+        sam_rho: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training.
@@ -75,15 +79,24 @@ class FaceRecognizer(keras.Model):
             loss: a margin loss: ``loss(labels, outputs) -> [B]``.
             accumulate_steps: number of parts k a batch is cut into; B must be a multiple of it.
             average_decay: keep an exponential moving average of the embedding model's weights with this decay.
+            swa: keep the mean of its weights after updates ``first``, ``first + every``, ...; either of the two only.
+            sam_rho: take the gradients where the loss nearby is highest, at this distance; twice the work.
         """
         if accumulate_steps < 1:
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
+        if average_decay and swa:
+            raise ValueError("one average of the weights can be kept: give average_decay or swa, received both")
+        if sam_rho is not None and sam_rho <= 0:
+            raise ValueError(f"sam_rho must be above 0, received {sam_rho}")
         if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
         self.margin_loss = loss
         self._accumulate_steps = accumulate_steps
+        self._sam_rho = sam_rho
         self.average = WeightAverage(self.embedding_model, average_decay) if average_decay else None
+        if swa:
+            self.average = SnapshotAverage(self.embedding_model, *swa)
         optimizer.build(self.updated_variables())
 
     def set_stage(self, loss: keras.losses.Loss, frozen: Sequence[str] = ()) -> None:
@@ -107,16 +120,24 @@ class FaceRecognizer(keras.Model):
         """Makes one update; ``data`` is ``{"image", "label"}`` or ``(images, labels)``."""
         images, labels = _unpack(data)
         variables = self.updated_variables()
-        if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._gradients(images, labels, variables)
+        one_pass = self._gradients if self._accumulate_steps == 1 else self._accumulated_gradients
+        if self._sam_rho is None:
+            gradients, loss, accuracy = one_pass(images, labels, variables)
         else:
-            gradients, loss, accuracy = self._accumulated_gradients(images, labels, variables)
+            gradients, loss, accuracy = sharpness_aware(
+                lambda: one_pass(images, labels, variables), variables, self._passing_state(), self._sam_rho
+            )
         self.optimizer.apply_gradients(list(zip(gradients, variables)))
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
         self._loss_mean.update_state(loss)
         self._accuracy_mean.update_state(accuracy)
         return {"loss": self._loss_mean.result(), "accuracy": self._accuracy_mean.result(), "batch_loss": loss}
+
+    def _passing_state(self) -> list[tf.Variable]:
+        """Returns what a pass changes besides the weights."""
+        found = [*self.embedding_model.non_trainable_variables, *self.head.non_trainable_variables]
+        return [*found, *getattr(self.margin_loss, "variables", ())]
 
     def _gradients(
         self, images: tf.Tensor, labels: tf.Tensor, variables: list[tf.Variable]
