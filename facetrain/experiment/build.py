@@ -60,7 +60,7 @@ def build_trainer(
     options = _options(config, order, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
     stages = _stages(config, order.steps_per_epoch)
-    schedule = _schedule(config, order.steps_per_epoch)
+    schedule = build_schedule(config, order.steps_per_epoch)
     recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule, _swa(config, order.steps_per_epoch))
 
     def dataset(epoch: int, step: int) -> tf.data.Dataset:
@@ -132,7 +132,7 @@ def _swa(config: Config, steps_per_epoch: int) -> tuple[int, int] | None:
     if swa is None:
         return None
     first, every = (resolve_duration(d, steps_per_epoch, config.data.batch_size) for d in (swa.start, swa.every))
-    total = sum(_stage_steps(stage, steps_per_epoch) for stage in config.resolved_stages())
+    total = sum(stage_steps(stage, steps_per_epoch) for stage in config.resolved_stages())
     if first >= total:
         raise InputError(
             f"train.swa.start: expected less than the {total} updates of the training, received {first}; start earlier"
@@ -142,7 +142,7 @@ def _swa(config: Config, steps_per_epoch: int) -> tuple[int, int] | None:
 
 def _options(config: Config, order: EpochOrder, show_progress: bool) -> TrainingOptions:
     train = config.train
-    total = sum(_stage_steps(stage, order.steps_per_epoch) for stage in config.resolved_stages())
+    total = sum(stage_steps(stage, order.steps_per_epoch) for stage in config.resolved_stages())
 
     def steps(duration: Any) -> int:
         if duration is None:
@@ -161,23 +161,24 @@ def _options(config: Config, order: EpochOrder, show_progress: bool) -> Training
     )
 
 
-def _stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
+def stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
+    """Returns the number of updates that a stage makes."""
     return max(1, round(stage.epochs * steps_per_epoch))
 
 
 def _stages(config: Config, steps_per_epoch: int) -> list[Stage]:
     return [
-        Stage(stage.name, _stage_steps(stage, steps_per_epoch), losses.get(stage.loss), stage.freeze)
+        Stage(stage.name, stage_steps(stage, steps_per_epoch), losses.get(stage.loss), stage.freeze)
         for stage in config.resolved_stages()
     ]
 
 
-def _schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+def build_schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """One schedule over neighbouring stages that agree on it, else one after another."""
     parts, starts, begin = [], [], 0
     for _, group in groupby(config.resolved_stages(), key=lambda stage: repr(stage.schedule)):
         stages = list(group)
-        length = sum(_stage_steps(stage, steps_per_epoch) for stage in stages)
+        length = sum(stage_steps(stage, steps_per_epoch) for stage in stages)
         spec = schedules.resolve(stages[0].schedule, steps_per_epoch, config.data.batch_size, length)
         # MXNet's count updates from 1; everything here counts those already made.
         parts.append(schedules.by_iterations(schedules.get(spec)))

@@ -30,7 +30,7 @@ class Faces:
 def build_faces(config: Config, show_progress: bool) -> Faces:
     """Opens the source of training images and its decoded cache."""
     data = config.data
-    source = require_trainable(_open(config))
+    source = require_trainable(open_training_source(config))
     if data.cache == "none":
         images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
         return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names)
@@ -53,7 +53,8 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facetrain" / "decoded"
 
 
-def _open(config: Config) -> FaceSource:
+def open_training_source(config: Config) -> FaceSource:
+    """Opens the source of training images; nothing is decoded."""
     data = config.data
     if data.path is None:
         return open_source({"kind": "synthetic", **data.synthetic.model_dump()})

@@ -8,7 +8,9 @@ from typing import Any
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
 from facetrain.errors import InputError
 from facetrain.experiment.preflight import check
+from facetrain.experiment.recipe import scaled_rates
 from facetrain.files import PathLike
+from facetrain.progress import say
 
 
 def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
     trainer_of = build.build_trainer(config, faces, runtime, show_progress)
+    rates = scaled_rates(config)
     manifest = {
         **describe_environment(),
         "config_fingerprint": config_fingerprint(config),
@@ -41,6 +44,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         "images": len(faces.labels),
         "identities": faces.num_identities,
         "batch_size": config.data.batch_size,
+        "scaled_learning_rates": [rate._asdict() for rate in rates],
         "seed": config.seed,
         "runtime": runtime.describe(),
         "world": runtime.world,
@@ -48,6 +52,8 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     if runtime.is_chief:
         with run.explaining_full_disk():
             run.create(dump_yaml(config), manifest)
+        for rate in rates:
+            say(rate.describe(), show_progress)
     return _finish(trainer_of(run), show_progress)
 
 
