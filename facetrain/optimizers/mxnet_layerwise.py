@@ -31,7 +31,8 @@ class MXNetLARS(MXNetMomentum):
         eta: trust coefficient, > 0.
         epsilon: added to the denominator, >= 0.
         momentum_correction: whether the momentum is multiplied by ``lr_t / lr_(t-1)`` where a schedule changes the
-            learning rate. MXNet does that for the first four variables of a model only; here all are treated alike.
+            learning rate. MXNet does that for the first group of at most four variables of an update only; here all are
+            treated alike.
         clip_gradient, rescale_grad, name, **kwargs: see ``MXNetSGD``.
     Raises:
         InputError: for ``lazy_update``, since norms are those of whole variables.
