@@ -29,6 +29,13 @@ def track(items: Iterable[T], description: str, total: int | None = None, show: 
     yield from (_bar if sys.stderr.isatty() else _lines)(items, description, total)
 
 
+def say(text: str, show: bool = False) -> None:
+    """Writes one line to stderr, unless ``show`` is False."""
+    if show:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 def _bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     from rich import progress
     from rich.console import Console

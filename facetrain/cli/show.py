@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import typer
 
+from facetrain.cli import show_recipe
 from facetrain.cli.output import print_json, print_result, print_table, print_text
 from facetrain.errors import InputError, did_you_mean
 
@@ -159,6 +160,10 @@ def schema() -> None:
     from facetrain.config import json_schema
 
     print_text(json.dumps(json_schema(), indent=2))
+
+
+app.command()(show_recipe.decay)
+app.command()(show_recipe.schedule)
 
 
 def _matching(registry: Any, pattern: str) -> list[str]:

@@ -144,6 +144,13 @@ class StageConfig(Section):
     freeze: list[str] = Field(default_factory=list, description="Shell patterns of variables that do not train.")
 
 
+class SwaConfig(Section):
+    """The mean of snapshots of the weights, which is evaluated and saved in place of the last weights."""
+
+    start: Duration = Field(description="When the first snapshot is taken.")
+    every: Duration = Field("1 epoch", description="Distance of snapshots.")
+
+
 class TrainConfig(Section):
     """How training runs."""
 
@@ -155,6 +162,10 @@ class TrainConfig(Section):
     accumulate_steps: int = Field(1, ge=1, description="Parts in which the gradient of one batch is computed.")
     clip_norm: Optional[float] = Field(None, gt=0, description="Largest global norm of the gradient; null is off.")
     ema: Optional[float] = Field(None, gt=0, lt=1, description="Decay of averaged weights; null is off.")
+    swa: Optional[SwaConfig] = Field(None, description="Mean of snapshots of the weights, in place of 'ema'.")
+    sam: Optional[float] = Field(
+        None, gt=0, description="Distance at which sharpness-aware minimisation takes its gradients; null is off."
+    )
     deterministic: bool = Field(False, description="Only reproducible kernels; slower on GPUs.")
     checkpoint_every: Duration = Field("1 epoch", description="Distance of checkpoints.")
     keep_checkpoints: int = Field(3, ge=1, description="Number of newest checkpoints that are kept.")
@@ -162,6 +173,12 @@ class TrainConfig(Section):
     log_every: int = Field(10, ge=1, description="Updates between two lines of metrics.")
     tensorboard: bool = Field(True, description="Whether metrics go to TensorBoard too.")
     runs_dir: str = Field("runs", min_length=1, description="Folder of run directories.")
+
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainConfig:
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("one average of the weights can be kept, 'ema' or 'swa': set the other to null")
+        return self
 
 
 class EvaluateConfig(Section):

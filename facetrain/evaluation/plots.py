@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DPI = 144
 _SMOOTH_FROM = 100
+_MOST_POINTS = 20_000
 
 
 class Theme(NamedTuple):
@@ -122,6 +123,55 @@ def training_plot(history: Sequence[Mapping[str, Any]], theme: str = "light") ->
         if title == "accuracy":
             _percent(axes)
             _legend(axes, colours, "best")
+    return _png(figure)
+
+
+def schedule_plot(
+    rates: np.ndarray, steps_per_epoch: int, stages: Sequence[tuple[str, int]] = (), theme: str = "light"
+) -> bytes:
+    """Draws the learning rate over the epochs of a run, its stages side by side.
+
+    Args:
+        rates: float64 [K], the rate of each update.
+        steps_per_epoch: updates in an epoch.
+        stages: name and first update of each stage; one alone is not marked.
+        theme: ``"light"`` or ``"dark"``.
+
+    Returns:
+        a PNG image.
+    """
+    colours = THEMES[theme]
+    figure, (axes,) = _figure(colours, (7.6, 3.8), 1)
+    firsts = [first for _, first in stages]
+    # A long run has more updates than a picture has columns; the updates around a change of stage stay.
+    edges = [step for first in firsts for step in (first - 1, first) if 0 <= step < len(rates)]
+    steps = np.unique([*np.linspace(0, len(rates) - 1, min(len(rates), _MOST_POINTS)).astype(int), *edges])
+    axes.plot(steps / steps_per_epoch, rates[steps], color=colours.series[0], lw=2, zorder=3)
+    end = len(rates) / steps_per_epoch
+    top = float(rates.max()) * 1.18 or 1.0
+    axes.set(xlim=(0, end), ylim=(0, top), xlabel="epoch", ylabel="learning rate")
+    bounds = [first / steps_per_epoch for first in [*firsts, len(rates)]]
+    for number, ((name, _), begin, stop) in enumerate(zip(stages, bounds, bounds[1:])):
+        if len(stages) == 1:
+            break
+        axes.axvspan(begin, stop, color=colours.text, alpha=0.06 * (number % 2), lw=0, zorder=0)
+        if number:
+            axes.axvline(begin, color=colours.text, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=2)
+        turn = 90 if stop - begin < 0.1 * end else 0
+        where = ((begin + stop) / 2, 0.965 * top)
+        axes.text(*where, name, ha="center", va="top", rotation=turn, color=colours.text, fontsize=9)
+    peak = int(rates.argmax())
+    axes.plot(peak / steps_per_epoch, rates[peak], "o", color=colours.series[1], ms=5, zorder=4, clip_on=False)
+    late = peak > 0.85 * len(rates)
+    axes.annotate(
+        f"{rates[peak]:.4g}",
+        (peak / steps_per_epoch, rates[peak]),
+        xytext=(-7 if late else 7, 3),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        color=colours.text,
+        fontsize=9,
+    )
     return _png(figure)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 _HOMES = {
     "check": "preflight",
     "compare": "use",
+    "decay_rows": "recipe",
     "evaluate": "use",
     "export": "use",
+    "learning_rates": "recipe",
     "resume": "run",
     "train": "run",
     "write_run_report": "reports",

@@ -62,8 +62,8 @@ def build_trainer(
     check_overlap(config, faces, evaluators)
     with runtime.scope():  # the statistics of losses belong where the model's variables are
         stages = _stages(config, order.steps_per_epoch)
-    schedule = _schedule(config, order.steps_per_epoch)
-    recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule)
+    schedule = build_schedule(config, order.steps_per_epoch)
+    recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule, _swa(config, order.steps_per_epoch))
 
     def dataset(epoch: int, step: int) -> tf.data.Dataset:
         return build_pipeline(
@@ -102,6 +102,7 @@ def _recognizer(
     runtime: Runtime,
     loss: keras.losses.Loss,
     schedule: keras.optimizers.schedules.LearningRateSchedule,
+    swa: tuple[int, int] | None,
 ) -> FaceRecognizer:
     """Builds and compiles the recogniser with freshly seeded weights."""
     train, model = config.train, config.model
@@ -128,14 +129,30 @@ def _recognizer(
             accumulate_steps=train.accumulate_steps,
             average_decay=train.ema,
             augmentations=augment.build(config.data.augment_steps) if config.data.augment_on == "device" else None,
+            swa=swa,
+            sam_rho=train.sam,
             jit_compile=train.jit_compile,
         )
     return recognizer
 
 
+def _swa(config: Config, steps_per_epoch: int) -> tuple[int, int] | None:
+    """Returns first snapshot and distance of snapshots in updates; refuses a mean that would never begin."""
+    swa = config.train.swa
+    if swa is None:
+        return None
+    first, every = (resolve_duration(d, steps_per_epoch, config.data.batch_size) for d in (swa.start, swa.every))
+    total = sum(stage_steps(stage, steps_per_epoch) for stage in config.resolved_stages())
+    if first >= total:
+        raise InputError(
+            f"train.swa.start: expected less than the {total} updates of the training, received {first}; start earlier"
+        )
+    return first, every
+
+
 def _options(config: Config, order: EpochOrder, show_progress: bool) -> TrainingOptions:
     train = config.train
-    total = sum(_stage_steps(stage, order.steps_per_epoch) for stage in config.resolved_stages())
+    total = sum(stage_steps(stage, order.steps_per_epoch) for stage in config.resolved_stages())
 
     def steps(duration: Any) -> int:
         if duration is None:
@@ -154,7 +171,8 @@ def _options(config: Config, order: EpochOrder, show_progress: bool) -> Training
     )
 
 
-def _stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
+def stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
+    """Returns the number of updates that a stage makes."""
     return max(1, round(stage.epochs * steps_per_epoch))
 
 
@@ -165,16 +183,16 @@ def _stages(config: Config, steps_per_epoch: int) -> list[Stage]:
     for stage in config.resolved_stages():
         loss = stages[-1].loss if stage.loss == before else losses.get(stage.loss)
         before = stage.loss
-        stages.append(Stage(stage.name, _stage_steps(stage, steps_per_epoch), loss, stage.freeze))
+        stages.append(Stage(stage.name, stage_steps(stage, steps_per_epoch), loss, stage.freeze))
     return stages
 
 
-def _schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+def build_schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """One schedule over neighbouring stages that agree on it, else one after another."""
     parts, starts, begin = [], [], 0
     for _, group in groupby(config.resolved_stages(), key=lambda stage: repr(stage.schedule)):
         stages = list(group)
-        length = sum(_stage_steps(stage, steps_per_epoch) for stage in stages)
+        length = sum(stage_steps(stage, steps_per_epoch) for stage in stages)
         spec = schedules.resolve(stages[0].schedule, steps_per_epoch, config.data.batch_size, length)
         # MXNet's count updates from 1; everything here counts those already made.
         parts.append(schedules.by_iterations(schedules.get(spec)))

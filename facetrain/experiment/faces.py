@@ -33,7 +33,7 @@ class Faces:
 def build_faces(config: Config, show_progress: bool) -> Faces:
     """Opens the source of training images and its decoded cache."""
     data = config.data
-    source = require_trainable(_open(config))
+    source = require_trainable(open_training_source(config))
     if data.cache == "none":
         images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
         return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names, source)
@@ -55,7 +55,8 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facetrain" / "decoded"
 
 
-def _open(config: Config) -> FaceSource:
+def open_training_source(config: Config) -> FaceSource:
+    """Opens the source of training images; nothing is decoded."""
     data = config.data
     if data.sources:
         source = open_source({"kind": "concat", "sources": data.sources, "identities": data.identities})

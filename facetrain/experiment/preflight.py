@@ -27,13 +27,18 @@ def check(config: Config) -> None:
     Raises:
         InputError: naming the key, what was expected and what was received.
     """
-    _check_names(config)
+    check_names(config)
     _check_augmentations(config)
     _check_order(config)
     _check_paths(config)
 
 
-def _check_names(config: Config) -> None:
+def check_names(config: Config) -> None:
+    """Refuses a configuration that names unknown components.
+
+    Raises:
+        InputError: naming the key and the nearest spellings.
+    """
     stages = config.resolved_stages()
     named = [
         ("model.backbone", BACKBONES, config.model.backbone),

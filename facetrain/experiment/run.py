@@ -8,7 +8,9 @@ from typing import Any
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
 from facetrain.errors import InputError
 from facetrain.experiment.preflight import check
+from facetrain.experiment.recipe import scaled_rates
 from facetrain.files import PathLike
+from facetrain.progress import say
 
 
 def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
     trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    rates = scaled_rates(config)
     manifest = {
         **describe_environment(),
         "config_fingerprint": config_fingerprint(config),
@@ -42,6 +45,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         "identities": faces.num_identities,
         "data": data_safety.describe_data(faces, trainer.evaluators),
         **_sequence_of(config),
+        "scaled_learning_rates": [rate._asdict() for rate in rates],
         "runtime": runtime.describe(),
         "world": runtime.world,
     }
@@ -49,6 +53,8 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         with run.explaining_full_disk():
             run.create(dump_yaml(config), manifest)
             data_safety.save_label_map(run, faces)
+        for rate in rates:
+            say(rate.describe(), show_progress)
     return _finish(trainer, show_progress)
 
 

@@ -13,8 +13,9 @@ from tensorflow import keras
 from facetrain.data.augment import AugmentationChain
 from facetrain.errors import InputError
 from facetrain.images import scale_pixels
-from facetrain.models.averaging import WeightAverage
-from facetrain.models.gradients import GradientPass, labels_of
+from facetrain.models.averaging import SnapshotAverage, WeightAverage
+from facetrain.models.gradients import GradientPass, Passed, labels_of
+from facetrain.models.sharpness import sharpness_aware
 
 
 class FaceRecognizer(keras.Model):
@@ -47,9 +48,10 @@ class FaceRecognizer(keras.Model):
         self.head = head
         self.scaling = scaling
         self.margin_loss: keras.losses.Loss | None = None
-        self.average: WeightAverage | None = None
+        self.average: WeightAverage | SnapshotAverage | None = None
         self.augmentations: AugmentationChain | None = None
         self._accumulate_steps = 1
+        self._sam_rho: float | None = None
         self._frozen: tuple[str, ...] = ()
         self._loss_mean = keras.metrics.Mean(name="loss")
         self._accuracy_mean = keras.metrics.Mean(name="accuracy")
@@ -76,6 +78,8 @@ class FaceRecognizer(keras.Model):
         accumulate_steps: int = 1,
         average_decay: float | None = None,
         augmentations: AugmentationChain | None = None,
+        swa: tuple[int, int] | None = None,
+        sam_rho: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training.
@@ -87,18 +91,29 @@ class FaceRecognizer(keras.Model):
             average_decay: keep an exponential moving average of the embedding model's weights with this decay.
             augmentations: those of a pipeline with ``augment_on="device"``: train steps do to the images what their
                 batch says.
+            swa: keep the mean of its weights after updates ``first``, ``first + every``, ...; either of the two only.
+            sam_rho: take the gradients where the loss nearby is highest, at this distance; twice the work.
         """
         if accumulate_steps < 1:
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
+        if average_decay and swa:
+            raise ValueError("one average of the weights can be kept: give average_decay or swa, received both")
+        if sam_rho is not None and sam_rho <= 0:
+            raise ValueError(f"sam_rho must be above 0, received {sam_rho}")
         if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
         if kwargs.get("jit_compile") and getattr(self.head, "needs_labels", False):
             raise InputError("jit_compile cannot be used with a head that samples classes: set it to false")
+        if sam_rho is not None and getattr(self.head, "needs_labels", False):
+            raise InputError("sam moves all centres, a head that samples classes only some: use the head 'cosine'")
         super().compile(optimizer=optimizer, **kwargs)
         self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
         self.augmentations = augmentations
+        self._sam_rho = sam_rho
         self.average = WeightAverage(self.embedding_model, average_decay) if average_decay else None
+        if swa:
+            self.average = SnapshotAverage(self.embedding_model, *swa)
         optimizer.build(self.updated_variables())
 
     def set_stage(self, loss: keras.losses.Loss, frozen: Sequence[str] = ()) -> None:
@@ -137,7 +152,11 @@ class FaceRecognizer(keras.Model):
         """Makes one update; ``data`` is a batch of ``build_pipeline``, or ``(images, labels)``."""
         batch = _as_batch(data)
         variables = self.updated_variables()
-        passed = GradientPass(self, variables, self._accumulate_steps, self._sample(batch))(batch)
+        one_pass = GradientPass(self, variables, self._accumulate_steps, self._sample(batch))
+        if self._sam_rho is None:
+            passed = one_pass(batch)
+        else:
+            passed = Passed(*sharpness_aware(lambda: one_pass(batch), variables, self._passing_state(), self._sam_rho))
         self.optimizer.apply_gradients(list(zip(passed.gradients, variables)))
         if passed.observed:
             self.margin_loss.observe(passed.observed)
@@ -155,6 +174,10 @@ class FaceRecognizer(keras.Model):
         if replica.num_replicas_in_sync > 1:
             present = replica.all_gather(present, axis=0)
         return self.head.sample(batch["label"], self.optimizer.iterations, present)
+
+    def _passing_state(self) -> list[tf.Variable]:
+        """Returns what a pass changes besides the weights."""
+        return [*self.embedding_model.non_trainable_variables, *self.head.non_trainable_variables]
 
     def _needs_loss_scaling(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)

@@ -21,6 +21,8 @@ _MODULES = {
     "MXNetSGD": "mxnet_sgd",
     "MXNetNAG": "mxnet_sgd",
     "MXNetAdam": "mxnet_sgd",
+    "MXNetLARS": "mxnet_layerwise",
+    "MXNetLAMB": "mxnet_layerwise",
     "SGDW": "decoupled",
     "AdamW": "decoupled",
     "LAMB": "decoupled",
@@ -35,6 +37,8 @@ OPTIMIZERS = Registry("optimizer")
 OPTIMIZERS.add("mxnet_sgd", _target("MXNetSGD"), "MXNet's SGD with momentum: decay is part of the gradient")
 OPTIMIZERS.add("mxnet_nag", _target("MXNetNAG"), "MXNet's Nesterov momentum: decay is part of the gradient")
 OPTIMIZERS.add("mxnet_adam", _target("MXNetAdam"), "MXNet's Adam: decay is part of the clipped gradient")
+OPTIMIZERS.add("mxnet_lars", _target("MXNetLARS"), "MXNet's LARS: SGD whose rate follows the size of each weight")
+OPTIMIZERS.add("mxnet_lamb", _target("MXNetLAMB"), "MXNet's LAMB: layer-wise adaptive moments for large batches")
 OPTIMIZERS.add("sgdw", _target("SGDW"), "SGD with momentum and decoupled decay (TensorFlow Addons)")
 OPTIMIZERS.add("adamw", _target("AdamW"), "Adam with decoupled decay (TensorFlow Addons)")
 OPTIMIZERS.add("lamb", _target("LAMB"), "layer-wise adaptive moments for large batches (TensorFlow Addons)")

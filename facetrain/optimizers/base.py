@@ -13,6 +13,7 @@ from tensorflow import keras
 from facetrain import schedules
 from facetrain.errors import InputError, did_you_mean
 from facetrain.optimizers.decay import DecayRule, plain_name
+from facetrain.optimizers.transforms import Lookahead, centralized
 
 _KERAS_ARGUMENTS = tuple(
     "name clipnorm clipvalue global_clipnorm use_ema ema_momentum ema_overwrite_frequency jit_compile "
@@ -33,6 +34,8 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         lazy_update: what a sparse gradient does. False: as the equal dense gradient, momentum and decay move all
             rows. True: only the rows that it names are read and written, as MXNet's ``lazy_update``. A variable with
             the attribute ``updates_rows_only = True``, as the centres of a partial head, always has the latter.
+        centralize: whether gradients of weights are centralised before the update, see ``transforms.centralized``.
+        lookahead: None, or arguments of ``transforms.Lookahead``, ``{}`` for its defaults; a slot ``slow`` is added.
         **kwargs: of ``keras.optimizers.Optimizer``: clipnorm, clipvalue, global_clipnorm (they act on the gradients
             as they come in, before everything else), use_ema, ema_momentum, jit_compile (default False here), name.
     """
@@ -45,6 +48,8 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         weight_decay: float = 0.0,
         decay_rule: str | Mapping[str, Any] | DecayRule = "mxnet",
         lazy_update: bool = False,
+        centralize: bool = False,
+        lookahead: Mapping[str, Any] | Lookahead | None = None,
         **kwargs: Any,
     ):
         self._check_arguments(kwargs)
@@ -52,6 +57,10 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         super().__init__(weight_decay=check_hyperparameter("weight_decay", weight_decay), **kwargs)
         self.decay_rule = DecayRule.get(decay_rule)
         self.lazy_update = bool(lazy_update)
+        self.centralize = bool(centralize)
+        self.lookahead = Lookahead.get(lookahead)
+        if self.lazy_update and (self.centralize or self.lookahead):
+            raise InputError("centralize and lookahead work on whole variables: leave lazy_update off")
         self._learning_rate = self._build_learning_rate(learning_rate)
         self._multipliers: list[tuple[float, float]] = []
         self._rows_only: list[bool] = []
@@ -60,7 +69,8 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
     def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
         for key in kwargs:
             if key not in _KERAS_ARGUMENTS:
-                known = [*_KERAS_ARGUMENTS, *inspect.signature(type(self)).parameters]
+                own = [*inspect.signature(type(self)).parameters, "centralize", "lookahead"]
+                known = [*_KERAS_ARGUMENTS, *own]
                 raise InputError(f"{type(self).__name__} has no argument {key!r}{did_you_mean(key, known)}")
 
     def _build_learning_rate(self, learning_rate: Any) -> Any:
@@ -84,11 +94,15 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
                 f"{type(self).__name__} moves all rows of a variable, but sampled rows of {name} alone must move: "
                 "use mxnet_sgd, mxnet_nag, mxnet_adam or sgdw, or a head that is not partial"
             )
+        if self.lookahead and any(getattr(v, "updates_rows_only", False) for v in var_list):
+            raise InputError("lookahead moves all rows of a variable, a partial head only some: leave one of them out")
         self.make_slots(var_list)
         for place, variable in enumerate(var_list):
             if getattr(variable, "updates_rows_only", False):
                 for slots in self._slots.values():
                     slots[place].updates_rows_only = True
+        if self.lookahead:
+            self._slots["slow"] = [self.add_variable_from_reference(v, "slow") for v in var_list]
         self._built = True
 
     def can_update_rows(self) -> bool:
@@ -110,14 +124,17 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
         lr = tf.cast(self.learning_rate, tf.float64)
         lr = tf.cast(lr if lr_mult == 1.0 else lr * lr_mult, variable.dtype)
         decay = self.weight_decay * wd_mult
-        if not isinstance(gradient, tf.IndexedSlices):
-            self.apply_dense(gradient, variable, lr, decay)
-        elif self._rows_only[place]:
-            self.apply_rows(gradient.values, gradient.indices, variable, lr, decay)
+        if self.lookahead:
+            self.lookahead.begin(variable, self.slot("slow", variable), self.iterations)
+        if self._rows_only[place] and isinstance(gradient, tf.IndexedSlices):
+            values = centralized(gradient.values, variable.name) if self.centralize else gradient.values
+            self.apply_rows(values, gradient.indices, variable, lr, decay)
         else:
-            indices = gradient.indices[:, tf.newaxis]
-            shape = tf.shape(variable, out_type=indices.dtype)
-            self.apply_dense(tf.scatter_nd(indices, gradient.values, shape), variable, lr, decay)
+            gradient = _dense(gradient, variable)
+            gradient = centralized(gradient, variable.name) if self.centralize else gradient
+            self.apply_dense(gradient, variable, lr, decay)
+        if self.lookahead:
+            self.lookahead.meet(variable, self.slot("slow", variable), self.iterations)
 
     def apply_dense(self, gradient: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float) -> None:
         """Updates a variable.
@@ -162,6 +179,8 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
             learning_rate=self._serialize_hyperparameter(self._learning_rate),
             decay_rule=self.decay_rule.get_config(),
             lazy_update=self.lazy_update,
+            centralize=self.centralize,
+            lookahead=self.lookahead.get_config() if self.lookahead else None,
         )
         config["learning_rate"] = _plain_number(config["learning_rate"])
         return config
@@ -176,6 +195,13 @@ def _with_distinct_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
         lambda: tf.math.unsorted_segment_sum(gradient.values, places, number),
     )
     return tf.IndexedSlices(values, rows, gradient.dense_shape)
+
+
+def _dense(gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> tf.Tensor:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    indices = gradient.indices[:, tf.newaxis]
+    return tf.scatter_nd(indices, gradient.values, tf.shape(variable, out_type=indices.dtype))
 
 
 def check_hyperparameter(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:

@@ -105,6 +105,12 @@ class DecayRule:
         """Returns by what the learning rate is multiplied for the variable called ``name``."""
         return _first_match(self.lr_mult, name, 1.0)
 
+    def unmatched(self, names: Iterable[str]) -> list[str]:
+        """Returns the expressions that are found in none of the names, which is hardly ever what was meant."""
+        plain = [plain_name(name) for name in names]
+        patterns = [*self.wd_mult, *self.lr_mult]
+        return [pattern for pattern in patterns if not any(re.search(pattern, name) for name in plain)]
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain, JSON-serialisable values."""
         return {"base": self.base, "wd_mult": dict(self.wd_mult), "lr_mult": dict(self.lr_mult)}

@@ -12,18 +12,26 @@ from facetrain.optimizers.decay import DecayRule
 from facetrain.serialization import serializable
 
 
-class _MXNetOptimizer(DecayRuleOptimizer):
-    """Adds MXNet's two treatments of the gradient: rescaling, then clipping by value."""
+class MXNetOptimizer(DecayRuleOptimizer):
+    """Adds MXNet's two treatments of the gradient: rescaling, then clipping by value.
+
+    Args:
+        clip_gradient: each element of the rescaled gradient is clipped to [-clip, clip]; None is off.
+        rescale_grad: factor on the gradient.
+        **kwargs: see ``DecayRuleOptimizer``.
+    """
 
     def __init__(self, clip_gradient: float | None, rescale_grad: float, **kwargs: Any):
         super().__init__(**kwargs)
         self.clip_gradient = None if clip_gradient is None else check_hyperparameter("clip_gradient", clip_gradient)
         self.rescale_grad = check_hyperparameter("rescale_grad", rescale_grad)
 
-    def _rescale(self, gradient: tf.Tensor) -> tf.Tensor:
+    def rescale(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient times ``rescale_grad``."""
         return gradient if self.rescale_grad == 1.0 else gradient * self.rescale_grad
 
-    def _clip(self, gradient: tf.Tensor) -> tf.Tensor:
+    def clip(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient with each element in [-clip_gradient, clip_gradient]."""
         if self.clip_gradient is None:
             return gradient
         return tf.clip_by_value(gradient, -self.clip_gradient, self.clip_gradient)
@@ -34,7 +42,14 @@ class _MXNetOptimizer(DecayRuleOptimizer):
         return {**super().get_config(), **own}
 
 
-class _MXNetMomentum(_MXNetOptimizer):
+class MXNetMomentum(MXNetOptimizer):
+    """Adds a momentum, whose slot is missing where it is 0.
+
+    Args:
+        learning_rate, momentum, weight_decay, decay_rule, clip_gradient, rescale_grad, lazy_update, name, **kwargs:
+            see ``MXNetSGD``.
+    """
+
     def __init__(
         self,
         learning_rate: Any = 0.1,
@@ -66,7 +81,7 @@ class _MXNetMomentum(_MXNetOptimizer):
 
 
 @serializable
-class MXNetSGD(_MXNetMomentum):
+class MXNetSGD(MXNetMomentum):
     """Stochastic gradient descent with momentum and coupled weight decay, equal to MXNet's ``SGD``.
 
     ``d = clip(rescale * grad) + wd * w ;  m = momentum * m - lr * d ;  w += m``. With ``momentum=0`` there is no
@@ -86,7 +101,7 @@ class MXNetSGD(_MXNetMomentum):
 
     def apply_dense(self, gradient: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float) -> None:
         """Makes the update above, in the order of operations that rounds as MXNet does."""
-        gradient = self._clip(self._rescale(gradient))
+        gradient = self.clip(self.rescale(gradient))
         if not self.momentum:
             variable.assign(self._shrunk(variable, lr, decay) - lr * gradient)
             return
@@ -109,7 +124,7 @@ class MXNetSGD(_MXNetMomentum):
         self, values: tf.Tensor, rows: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float
     ) -> None:
         """Makes the same update for some rows; the others, and their momentum, stay as they are."""
-        values = self._clip(self._rescale(values))
+        values = self.clip(self.rescale(values))
         weight = tf.gather(variable, rows)
         if not self.momentum:
             variable.scatter_update(tf.IndexedSlices(self._shrunk(weight, lr, decay) - lr * values, rows))
@@ -128,7 +143,7 @@ class MXNetSGD(_MXNetMomentum):
 
 
 @serializable
-class MXNetNAG(_MXNetMomentum):
+class MXNetNAG(MXNetMomentum):
     """Nesterov's accelerated gradient, equal to MXNet's ``NAG``.
 
     ``g = clip(rescale * grad) ;  m' = momentum * m ;  w' = w - m' + (1 + momentum) * (m' - lr * (g + wd * w))``. The
@@ -142,7 +157,7 @@ class MXNetNAG(_MXNetMomentum):
 
     def apply_dense(self, gradient: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float) -> None:
         """Makes the update above."""
-        gradient = self._clip(self._rescale(gradient))
+        gradient = self.clip(self.rescale(gradient))
         weight = tf.convert_to_tensor(variable)
         if not self.momentum:
             variable.assign_sub(lr * self._decayed(gradient, weight, decay))
@@ -156,7 +171,7 @@ class MXNetNAG(_MXNetMomentum):
         self, values: tf.Tensor, rows: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float
     ) -> None:
         """Makes the same update for some rows; the others, and their momentum, stay as they are."""
-        values = self._clip(self._rescale(values))
+        values = self.clip(self.rescale(values))
         weight = tf.gather(variable, rows)
         if not self.momentum:
             variable.scatter_sub(tf.IndexedSlices(lr * self._decayed(values, weight, decay), rows))
@@ -180,7 +195,7 @@ class MXNetNAG(_MXNetMomentum):
 
 
 @serializable
-class MXNetAdam(_MXNetOptimizer):
+class MXNetAdam(MXNetOptimizer):
     """Adam with decay inside the clipped gradient, equal to MXNet's ``Adam``.
 
     ``g = clip(rescale * grad + wd * w)``: the decay is coupled and, unlike in SGD, added before clipping.
@@ -226,7 +241,7 @@ class MXNetAdam(_MXNetOptimizer):
 
     def apply_dense(self, gradient: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float) -> None:
         """Makes the update above in one fused operation."""
-        gradient = self._rescale(gradient)
+        gradient = self.rescale(gradient)
         if decay:
             gradient += decay * variable
         zero = tf.zeros((), variable.dtype)
@@ -241,7 +256,7 @@ class MXNetAdam(_MXNetOptimizer):
             beta1=tf.constant(self.beta_1, variable.dtype),
             beta2=tf.constant(self.beta_2, variable.dtype),
             epsilon=tf.constant(self.epsilon, variable.dtype),
-            grad=self._clip(gradient),
+            grad=self.clip(gradient),
             use_locking=False,
             use_nesterov=False,
         )
@@ -250,11 +265,11 @@ class MXNetAdam(_MXNetOptimizer):
         self, values: tf.Tensor, rows: tf.Tensor, variable: tf.Variable, lr: tf.Tensor, decay: float
     ) -> None:
         """Makes the same update for some rows; the others, and their averages, stay as they are."""
-        values = self._rescale(values)
+        values = self.rescale(values)
         weight = tf.gather(variable, rows)
         if decay:
             values += decay * weight
-        values = self._clip(values)
+        values = self.clip(values)
         m, v = self.slot("m", variable), self.slot("v", variable)
         m_rows = self.beta_1 * tf.gather(m, rows) + (1.0 - self.beta_1) * values
         v_rows = self.beta_2 * tf.gather(v, rows) + (1.0 - self.beta_2) * values * values

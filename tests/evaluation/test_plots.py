@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facetrain.evaluation import verification_report
-from facetrain.evaluation.plots import THEMES, _curve, _series, roc_plot, score_plot, training_plot
+from facetrain.evaluation.plots import THEMES, _curve, _series, roc_plot, schedule_plot, score_plot, training_plot
 from facetrain.images import decode_image
 
 
@@ -33,6 +33,21 @@ def test_plots_are_pictures_in_the_colours_of_their_series(theme):
         assert image.shape[0] > 300 and image.shape[1] > 500
         assert all(has_colour(image, colour) for colour in (*colours.series[:count], colours.text))
         assert tuple(image[0, 0]) == tuple(int(colours.background[i : i + 2], 16) for i in (1, 3, 5))
+
+
+@pytest.mark.parametrize("theme", sorted(THEMES))
+def test_schedules_are_drawn_with_their_stages(theme):
+    colours, rates = THEMES[theme], np.concatenate([np.linspace(0.0, 0.1, 100), np.full(50_000, 0.02)])
+    marked = decode_image(schedule_plot(rates, 50, [("one", 0), ("two", 100)], theme))
+    plain = decode_image(schedule_plot(rates, 50, [("one", 0)], theme))
+    assert marked.shape == plain.shape and not np.array_equal(marked, plain)
+    for image in (marked, plain):
+        assert all(has_colour(image, colour) for colour in (*colours.series[:2], colours.text))
+
+
+def test_schedules_of_one_update_and_of_none_at_all_can_be_drawn():
+    assert schedule_plot(np.array([0.1]), 10)[:4] == b"\x89PNG"
+    assert schedule_plot(np.zeros(30), 10, [("a", 0), ("b", 20)])[:4] == b"\x89PNG"
 
 
 def test_a_perfect_and_a_hopeless_set_can_be_drawn():

@@ -78,6 +78,12 @@ def test_patterns_take_the_place_of_the_base_and_the_first_wins():
     assert (rule.lr_multiplier("backbone/conv/kernel:0"), rule.lr_multiplier("head/centres:0")) == (0.1, 1.0)
 
 
+def test_expressions_that_match_nothing_are_told():
+    rule = DecayRule(wd_mult={"^head/": 10.0, "kernel$": 2.0}, lr_mult={"bakcbone": 0.1})
+    assert rule.unmatched(["conv/kernel:0", "conv/bias:0"]) == ["^head/", "bakcbone"]
+    assert rule.unmatched(["head/kernel/replica_1:0", "bakcbone/bias"]) == []
+
+
 def test_rules_are_values():
     rule = DecayRule(base="all", wd_mult={"a": 2}, lr_mult={"b": 0})
     assert DecayRule.get(rule.get_config()) == rule

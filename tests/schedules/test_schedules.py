@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ MXNET_NAMES = {
     "CosineScheduler": "mxnet_cosine",
 }
 
+# How many cases were recorded of each; every one is compared.
+MXNET_CASES = {"FactorScheduler": 4, "MultiFactorScheduler": 4, "PolyScheduler": 3, "CosineScheduler": 4}
+
 # One specification of each schedule, with arguments that differ from the defaults.
 SPECS = {
     "constant": {"peak_lr": 0.3, "warmup_steps": 4, "warmup_begin_lr": 0.1},
@@ -37,6 +41,7 @@ SPECS = {
     "warmup_step": {"peak_lr": 0.3, "boundaries": [10, 30], "factor": 0.2, "warmup_steps": 12},
     "warmup_polynomial": {"peak_lr": 0.3, "total_steps": 50, "power": 1.7, "warmup_steps": 6, "final_lr": 0.02},
     "exponential": {"peak_lr": 0.3, "decay_steps": 7, "decay_rate": 0.6, "warmup_steps": 3, "final_lr": 0.05},
+    "one_cycle": {"peak_lr": 0.3, "total_steps": 50, "rise_steps": 12, "div_factor": 10.0, "final_div_factor": 50.0},
     "mxnet_factor": {"base_lr": 0.3, "step": 7, "factor": 0.6, "stop_factor_lr": 0.05, "warmup_steps": 10},
     "mxnet_multi_factor": {"base_lr": 0.3, "step": [10, 30], "factor": 0.6, "warmup_steps": 4},
     "mxnet_poly": {"base_lr": 0.3, "max_update": 50, "pwr": 1.5, "final_lr": 0.02, "warmup_steps": 4},
@@ -54,13 +59,31 @@ def mxnet_cases():
 
 def test_mxnet_goldens():
     cases = mxnet_cases()
-    assert {case["scheduler"] for case in cases} == set(MXNET_NAMES)
+    assert Counter(case["scheduler"] for case in cases) == MXNET_CASES
     for case in cases:
         schedule = schedules.get({"name": MXNET_NAMES[case["scheduler"]], **case["params"]})
         at_once = schedule(np.arange(201)).numpy()
         np.testing.assert_allclose(at_once, case["lr"], rtol=1e-12, atol=1e-16, err_msg=str(case["params"]))
         one_by_one = [float(schedule(update)) for update in range(0, 201, 20)]
         np.testing.assert_allclose(one_by_one, case["lr"][::20], rtol=1e-12, atol=1e-16)
+
+
+def test_mxnet_goldens_of_a_first_question_late_in_the_run():
+    """Asked for the first time at some update, as a resumed run does. What MXNet itself forgets is left out.
+
+    Its polynomial and cosine answer beyond ``max_update`` with the base rate, if they were never asked before.
+    """
+    cases = json.loads(shared_path("goldens/lr_schedules.json").read_text())["first_call_jumps"]
+    assert len(cases) == 44
+    compared = 0
+    for case in cases:
+        if case["first_call_at"] > case["params"].get("max_update", math.inf):
+            assert case["lr"] == case["params"]["base_lr"]
+            continue
+        schedule = schedules.get({"name": MXNET_NAMES[case["scheduler"]], **case["params"]})
+        assert float(schedule(case["first_call_at"])) == pytest.approx(case["lr"], rel=1e-12, abs=1e-16), case
+        compared += 1
+    assert compared == 40
 
 
 def test_mxnet_counts_updates_from_one():
@@ -167,6 +190,53 @@ def test_exponential_and_factor_stop_at_their_floor():
     assert schedule_values(make("mxnet_factor"), 500)[-1] == 0.05
 
 
+def slow_one_cycle(k, peak_lr, total_steps, rise_steps, div_factor, final_div_factor, linear):
+    """PyTorch's two phases, each from (step, rate) to (step, rate)."""
+    first = peak_lr / div_factor
+    phases = [(0, first, rise_steps - 1, peak_lr), (rise_steps - 1, peak_lr, total_steps - 1, first / final_div_factor)]
+    for begin, low, end, high in phases:
+        if k <= end:
+            share = (k - begin) / (end - begin)
+            return low + (high - low) * (share if linear else (1 + math.cos(math.pi * (1 + share))) / 2)
+    return phases[-1][-1]
+
+
+@given(
+    total_steps=st.integers(4, 80),
+    rise=st.floats(0.0, 1.0),
+    div_factor=st.sampled_from([1.0, 4.0, 25.0]),
+    final_div_factor=st.sampled_from([1.0, 1e4]),
+    linear=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_one_cycle_equals_two_phases(rise, **arguments):
+    arguments.update(peak_lr=0.3, rise_steps=2 + round(rise * (arguments["total_steps"] - 3)))
+    schedule = schedules.get({"name": "one_cycle", **arguments})
+    expected = [slow_one_cycle(k, **arguments) for k in range(arguments["total_steps"] + 9)]
+    np.testing.assert_allclose(schedule_values(schedule, len(expected)), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_one_cycle_by_hand():
+    schedule = schedules.get(
+        "one_cycle", peak_lr=1.0, total_steps=10, div_factor=4.0, final_div_factor=5.0, linear=True
+    )
+    assert schedule.rise_steps == 3
+    expected = [0.25, 0.625, 1.0, *(1.0 - 0.95 * k / 7 for k in range(1, 8)), 0.05, 0.05]
+    np.testing.assert_allclose(schedule_values(schedule, 12), expected, rtol=1e-12)
+
+
+@given(st.sampled_from(sorted(SPECS)), st.lists(st.integers(0, 10**6), min_size=1, max_size=8), st.integers(0, 90))
+@settings(max_examples=40, deadline=None)
+def test_a_resumed_run_sees_the_same_rates(name, earlier, update):
+    """Whatever was asked before, by this object or another, the answer depends on the update alone."""
+    asked = make(name)
+    for other in earlier:
+        asked(other)
+    expected = float(make(name)(update))
+    assert float(asked(update)) == expected
+    assert float(asked(np.arange(update + 3))[update]) == pytest.approx(expected, rel=1e-14)
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_common_properties(name):
     schedule = make(name)
@@ -213,6 +283,25 @@ def test_resolve_turns_all_durations_into_steps():
     assert schedules.resolve(0.1, total_steps=9) == 0.1
 
 
+@given(st.integers(1, 4096), st.integers(1, 4096), st.sampled_from(["warmup_cosine", "mxnet_poly", "constant"]))
+@settings(max_examples=20, deadline=None)
+def test_the_peak_follows_the_batch(base, batch, name):
+    peak = "base_lr" if name == "mxnet_poly" else "peak_lr"
+    spec = {"name": name, peak: 0.1, "base_batch": base, "warmup_steps": 2}
+    resolved = schedules.resolve(spec, batch_size=batch, total_steps=9)
+    assert resolved[peak] == pytest.approx(0.1 * batch / base) and "base_batch" not in resolved
+    plain = schedules.get(name, **{peak: 0.1}, warmup_steps=2, total_steps=9)
+    scaled = schedules.get(spec, batch_size=batch, total_steps=9)
+    expected = schedule_values(plain, 12) * (batch / base)
+    np.testing.assert_allclose(schedule_values(scaled, 12), expected, rtol=1e-12)
+    assert spec["base_batch"] == base
+
+
+def test_without_a_base_batch_the_peak_stays():
+    spec = {"name": "constant", "peak_lr": 0.1, "base_batch": None}
+    assert schedules.resolve(spec, batch_size=64) == {"name": "constant", "peak_lr": 0.1}
+
+
 def test_get_takes_numbers_names_mappings_and_instances():
     assert schedule_values(schedules.get(0.25), 2).tolist() == [0.25, 0.25]
     assert schedule_values(0.5, 2).tolist() == [0.5, 0.5]
@@ -242,6 +331,10 @@ def test_get_takes_numbers_names_mappings_and_instances():
         ({"name": "mxnet_factor", "base_lr": 0.1, "step": 0}, "step must be"),
         ({"name": "mxnet_poly", "base_lr": 0.1, "max_update": 5, "warmup_steps": 9}, "smaller than max_update"),
         ({"name": "mxnet_cosine", "max_update": 5, "warmup_mode": "cubic"}, "warmup_mode must be"),
+        ({"name": "constant", "peak_lr": 0.1, "base_batch": 0}, "base_batch must be a whole number"),
+        ({"name": "constant", "peak_lr": 0.1, "base_batch": 64}, "only when batch_size is known"),
+        ({"name": "one_cycle", "peak_lr": 0.1, "total_steps": 9, "rise_steps": 9}, "smaller than total_steps"),
+        ({"name": "one_cycle", "peak_lr": 0.1, "total_steps": 9, "div_factor": 0.5}, "div_factor must be"),
         ([0.1], "a schedule must be"),
         (True, "a schedule must be"),
     ],
@@ -249,6 +342,11 @@ def test_get_takes_numbers_names_mappings_and_instances():
 def test_wrong_specifications_are_named(spec, message):
     with pytest.raises(InputError, match=message):
         schedules.get(spec)
+
+
+def test_scaling_needs_a_rate_to_scale():
+    with pytest.raises(InputError, match="set peak_lr or base_lr"):
+        schedules.get({"name": "mxnet_factor", "step": 3, "base_batch": 64}, batch_size=32)
 
 
 def test_listing_and_resolving_need_no_tensorflow():
