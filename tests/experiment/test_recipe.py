@@ -19,7 +19,7 @@ model: {backbone: {name: mobilefacenet, width: 0.125}, embedding_size: 8}
 loss: {name: cosface, scale: 16.0}
 optimizer: {name: mxnet_lars, momentum: 0.9, centralize: true, lookahead: {sync_period: 2}}
 schedule: {name: one_cycle, peak_lr: 0.5, base_batch: 64}
-train: {epochs: 2, sam: 0.05, swa: {start: 1 epoch, every: 2}, tensorboard: false}
+train: {epochs: 2, sam: 0.05, swa: {start: 1 epoch, every: 2}, tensorboard: false, log_every: 2}
 """
 
 
