@@ -80,7 +80,7 @@ class FaceRecognizer(keras.Model):
             accumulate_steps: number of parts k a batch is cut into; B must be a multiple of it.
             average_decay: keep an exponential moving average of the embedding model's weights with this decay.
             swa: keep the mean of its weights after updates ``first``, ``first + every``, ...; either of the two only.
-            sam_rho: take the gradients where the loss nearby is highest, at this distance; twice the work.
+            sam_rho: take the gradients where the loss nearby is highest, at this distance; two passes an update.
         """
         if accumulate_steps < 1:
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
