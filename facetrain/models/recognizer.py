@@ -92,7 +92,7 @@ class FaceRecognizer(keras.Model):
             augmentations: those of a pipeline with ``augment_on="device"``: train steps do to the images what their
                 batch says.
             swa: keep the mean of its weights after updates ``first``, ``first + every``, ...; either of the two only.
-            sam_rho: take the gradients where the loss nearby is highest, at this distance; twice the work.
+            sam_rho: take the gradients where the loss nearby is highest, at this distance; two passes an update.
         """
         if accumulate_steps < 1:
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
