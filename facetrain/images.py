@@ -13,6 +13,8 @@ from facetrain.errors import InputError, did_you_mean
 from facetrain.files import PathLike
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# OpenCV decodes to RGB by itself from 4.11 on, to BGR before.
+_READ_COLOR: int = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
 MAX_PIXELS = 64_000_000
 """Images with more pixels are refused before they are decoded: a file of some kB can ask for gigabytes of memory."""
 
@@ -112,12 +114,13 @@ def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
             f"expected an image of at most {MAX_PIXELS // 10**6} megapixels, received {width}x{height}; make it smaller"
         )
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_COLOR)
     except cv2.error as error:
         raise ImageError(f"expected a readable image, but decoding {_shown(data)} failed: {error.err}") from error
     if image is None:
         raise ImageError(f"expected a readable image, received {_shown(data)} and damaged later on; replace the file")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    if _READ_COLOR == cv2.IMREAD_COLOR:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return image if size is None else resize_image(image, size)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from facetrain.data.augment_base import Augmentation, Stage
+from facetrain.data.augment_base import Augmentation, Painter, Stage
 from facetrain.data.augment_mix import Mixup
 from facetrain.data.augment_random import uniforms
 from facetrain.errors import InputError
@@ -122,16 +122,30 @@ class AugmentationChain:
             epoch: 0 or above.
             indices: int64 [B], which images they are.
         """
-        size = target.shape[1]
+        paint = self.painter(seed, epoch, indices, target.shape[1])
+        for k, source in enumerate(sources):
+            paint(k, source, target[k])
+
+    def painter(self, seed: int, epoch: int, indices: np.ndarray, size: int) -> Painter:
+        """Returns ``paint(k, source, target)``, which augments image ``k`` of a batch; threads may share it.
+
+        Args:
+            seed: of the run, 0 or above.
+            epoch: 0 or above.
+            indices: int64 [B], which images they are.
+            size: side of the images in pixels.
+        """
         plan = self.plan(seed, epoch, indices, size)
         painters = [stage.painter(parameters, size) for (stage, _), parameters in zip(self._stages, plan)]
-        for k, source in enumerate(sources):
-            row = target[k]
+
+        def paint_all(k: int, source: np.ndarray, target: np.ndarray) -> None:
             if not painters:
-                row[...] = source
+                target[...] = source
             for paint in painters:
-                paint(k, source, row)
-                source = row
+                paint(k, source, target)
+                source = target
+
+        return paint_all
 
     def __call__(self, images: np.ndarray, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
         """Augments a batch.

@@ -24,6 +24,7 @@ ON_UNREADABLE = ("skip", "fail")
 
 _CHUNK = 32
 _CHUNKS_AHEAD = 4
+_ALIGNMENT = 64  # TensorFlow takes over an array that starts at such an address, and copies any other
 
 
 class Unreadable(NamedTuple):
@@ -57,6 +58,7 @@ def worker_count(workers: int | None) -> int:
 
 
 Crop = Union[np.ndarray, Unreadable]
+Painter = Callable[[int, np.ndarray, np.ndarray], None]
 Finish = Optional[Callable[[int, np.ndarray], np.ndarray]]
 
 
@@ -74,7 +76,8 @@ def read_crops(source: FaceSource, size: int, workers: int | None = None, finish
     """
 
     def crops(chunk: range) -> list[Crop]:
-        return _crop_each(source, chunk, size, finish)
+        found = zip(chunk, crop_each(source, chunk, size))
+        return [finish(index, crop) if finish and isinstance(crop, np.ndarray) else crop for index, crop in found]
 
     return map_in_order(crops, source.num_images, workers)
 
@@ -101,6 +104,10 @@ def map_in_order(function: Callable[[range], list[T]], count: int, workers: int 
         pool.shutdown(cancel_futures=True)
 
 
+def _copy(place: int, crop: np.ndarray, row: np.ndarray) -> None:
+    row[...] = crop
+
+
 class DecodingImages:
     """A source's images as the pipeline takes them, decoded anew each time they are asked for; nothing is cached.
 
@@ -111,10 +118,11 @@ class DecodingImages:
         source: the images.
         size: side in pixels.
         on_unreadable: ``"skip"`` or ``"fail"``.
-        workers: decoding threads; None takes one per processor.
+        workers: threads that share the images of a batch; None takes one per processor. The pipeline makes several
+            batches at a time, for which 1 is best: whoever asks for a batch decodes it.
     """
 
-    def __init__(self, source: FaceSource, size: int, on_unreadable: str = "skip", workers: int | None = None):
+    def __init__(self, source: FaceSource, size: int, on_unreadable: str = "skip", workers: int | None = 1):
         self.source = source
         self.size = size
         self.on_unreadable = check_on_unreadable(on_unreadable)
@@ -122,7 +130,7 @@ class DecodingImages:
         self.dtype = np.dtype(np.uint8)
         self._unreadable: dict[int, Unreadable] = {}
         self._workers = worker_count(workers)
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode") if self._workers > 1 else None
 
     def __len__(self) -> int:
         return self.source.num_images
@@ -132,11 +140,12 @@ class DecodingImages:
         """The images that turned out to be unreadable so far."""
         return list(self._unreadable.values())
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(self, indices: np.ndarray, paint: Painter = _copy) -> tuple[np.ndarray, np.ndarray]:
         """Decodes some images.
 
         Args:
             indices: int64 [B].
+            paint: ``paint(k, crop, row)`` writes what becomes of the image in place k; the threads call it.
 
         Returns:
             uint8 [B, size, size, 3], and int64 [B]: which images they are, after unreadable ones were replaced.
@@ -144,22 +153,43 @@ class DecodingImages:
         Raises:
             InputError: if an image is unreadable and must not be.
         """
-        pixels = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        pixels = aligned_empty((len(indices), self.size, self.size, 3))
         taken = np.array(indices, np.int64)
-        parts = np.array_split(np.arange(len(indices)), min(self._workers, len(indices)))
-        for future in [self._pool.submit(self._fill, part, taken, pixels) for part in parts]:
-            future.result()
+        places = np.arange(len(indices))
+        if self._pool is None:
+            self._fill(places, taken, pixels, paint)
+        else:
+            parts = np.array_split(places, min(self._workers, len(indices)))
+            for future in [self._pool.submit(self._fill, part, taken, pixels, paint) for part in parts]:
+                future.result()
         return pixels, taken
 
-    def _fill(self, places: np.ndarray, taken: np.ndarray, pixels: np.ndarray) -> None:
-        for place in places:
-            for index in self._candidates(int(taken[place])):
-                crop = self._crop(index)
-                if crop is not None:
-                    pixels[place], taken[place] = crop, index
-                    break
-            else:
-                raise InputError(f"none of the {len(self)} images is readable; {refusal(self.unreadable)}")
+    def _fill(self, places: np.ndarray, taken: np.ndarray, pixels: np.ndarray, paint: Painter) -> None:
+        crops = crop_each(self.source, taken[places].tolist(), self.size)
+        for place, crop in zip(places.tolist(), crops):
+            index = int(taken[place])
+            if not isinstance(crop, np.ndarray):
+                index, crop = self._replacement(index, crop)
+                taken[place] = index
+            paint(place, crop, pixels[place])
+
+    def _replacement(self, index: int, unreadable: Unreadable) -> tuple[int, np.ndarray]:
+        """Returns the image that stands in for one that is unreadable, and its crop."""
+        self._note(index, unreadable)
+        for candidate in self._candidates(index):
+            if candidate not in self._unreadable:
+                (crop,) = crop_each(self.source, [candidate], self.size)
+                if isinstance(crop, np.ndarray):
+                    return candidate, crop
+                self._note(candidate, crop)
+        raise InputError(f"none of the {len(self)} images is readable; {refusal(self.unreadable)}")
+
+    def _note(self, index: int, unreadable: Unreadable) -> None:
+        if self.on_unreadable == "fail":
+            raise refusal([unreadable])
+        if index not in self._unreadable:
+            self._unreadable[index] = unreadable
+            _log.warning("image %r is unreadable and replaced by another: %s", *unreadable)
 
     def _candidates(self, index: int) -> Iterator[int]:
         yield index
@@ -169,25 +199,29 @@ class DecodingImages:
             start = np.searchsorted(members, index)
             yield from np.roll(members, -start).tolist()
 
-    def _crop(self, index: int) -> np.ndarray | None:
-        if index in self._unreadable:
-            return None
-        (crop,) = _crop_each(self.source, [index], self.size)
-        if isinstance(crop, np.ndarray):
-            return crop
-        if self.on_unreadable == "fail":
-            raise refusal([crop])
-        self._unreadable[index] = crop
-        _log.warning("image %r is unreadable and replaced by another: %s", *crop)
-        return None
 
-
-def _crop_each(source: FaceSource, indices: Sequence[int], size: int, finish: Finish = None) -> list[Crop]:
-    crops: list[Crop] = []
-    for index in indices:
+def crop_each(source: FaceSource, indices: Sequence[int], size: int) -> Iterator[Crop]:
+    """Yields some images as ``FaceSource.crop`` returns them, or why there is no such image; read together first."""
+    for index, data in zip(indices, _read_ahead(source, indices)):
         try:
-            crop = source.crop(index, size)
-            crops.append(finish(index, crop) if finish else crop)
+            yield source.crop(index, size) if data is None else source.crop_of(data, index, size)
         except (ImageError, AlignmentError) as error:
-            crops.append(Unreadable(source.names(index), str(error)))
-    return crops
+            yield Unreadable(source.names(index), str(error))
+
+
+def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an uninitialised uint8 array that TensorFlow takes over without copying it."""
+    count = int(np.prod(shape))
+    raw = np.empty(count + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + count].reshape(shape)
+
+
+def _read_ahead(source: FaceSource, indices: Sequence[int]) -> Sequence[Optional[bytes]]:
+    """Returns the encoded images, or None for each where they are better read one by one."""
+    if source.reads_ahead:
+        try:
+            return source.read(indices)
+        except ImageError:
+            pass  # one by one, to know which
+    return [None] * len(indices)

@@ -31,6 +31,7 @@ class JoinedSource(FaceSource):
         self.sources = list(sources)
         self.identities = identities
         self.labels = np.concatenate([places[one.labels] for places, one in zip(maps, sources)]).astype(np.int32)
+        self.reads_ahead = all(one.reads_ahead for one in sources)
         self.has_names = all(one.has_names for one in sources)
         self._ends = np.cumsum([one.num_images for one in sources])
 
@@ -87,6 +88,10 @@ class JoinedSource(FaceSource):
         """Returns what the source of image ``index`` returns, uint8 [size, size, 3], RGB."""
         number, inner = self.origin(index)
         return self.sources[number].crop(inner, size)
+
+    def crop_of(self, data: bytes, index: int, size: int) -> np.ndarray:  # noqa: D102 - see FaceSource
+        number, inner = self.origin(index)
+        return self.sources[number].crop_of(data, inner, size)
 
     def verify(self, index: int) -> None:
         """Has the source of image ``index`` compare its checksum, if any; raises ImageError if it is wrong."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from facetrain.data import augment
 from facetrain.data.augment_mix import mix
-from facetrain.data.decoding import worker_count
+from facetrain.data.decoding import aligned_empty, worker_count
 from facetrain.data.sampling import EpochOrder
 from facetrain.errors import InputError
 
@@ -19,7 +19,6 @@ _ENDLESS = 2**62
 _MAX_WORKERS = 8
 _BATCHES_AHEAD = 2
 AUGMENT_ON = ("cpu", "device")
-_ALIGNMENT = 64  # TensorFlow takes over an array that starts at such an address, and copies any other
 
 
 def build_pipeline(
@@ -171,16 +170,17 @@ class _BatchMaker:
         augmented = len(self._chain) and not self._on_device
         places = self._rows_of(epoch, drawn) if self._rows_of else drawn
         if self._gather:
-            rows, taken = self._gather(drawn)
-            return (self._augmented(rows, epoch, drawn) if augmented else rows), taken
+            if not augmented:
+                return self._gather(drawn)
+            return self._gather(drawn, self._chain.painter(self._seed, epoch, drawn, self._shape[1]))
         if augmented:
             return self._augmented([self._images[i] for i in places.tolist()], epoch, drawn), drawn
-        pixels = _aligned_empty((len(drawn), *self._shape[1:]))
+        pixels = aligned_empty((len(drawn), *self._shape[1:]))
         np.take(self._images, places, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
         return pixels, drawn
 
     def _augmented(self, rows: Sequence[np.ndarray], epoch: int, indices: np.ndarray) -> np.ndarray:
-        pixels = _aligned_empty((len(indices), *self._shape[1:]))
+        pixels = aligned_empty((len(indices), *self._shape[1:]))
         self._chain.write(rows, pixels, self._seed, epoch, indices)
         return pixels
 
@@ -200,10 +200,3 @@ class _BatchMaker:
             batch["mix_image"][places] = partners
         else:
             mix(batch["image"], partners, mixing.weights)
-
-
-def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    count = int(np.prod(shape))
-    raw = np.empty(count + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + count].reshape(shape)

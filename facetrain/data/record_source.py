@@ -110,7 +110,7 @@ class RecordSource(FaceSource):
             ImageError: if a record is damaged; it names file, key and byte offset.
         """
         try:
-            return [self._reader.at(int(row)).payload for row in self._rows[np.asarray(indices, np.int64)]]
+            return self._reader.payloads(self._rows[np.asarray(indices, np.int64)])
         except RecordError as error:
             raise ImageError(str(error)) from error
 

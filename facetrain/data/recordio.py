@@ -131,6 +131,21 @@ class RecordIOReader:
         """Returns the record on one line of the index, counted from 0."""
         return self._record(int(self.index.offsets[row]), lambda: self.index.key(row))[0]
 
+    def payloads(self, rows: np.ndarray) -> list[bytes]:
+        """Returns the payloads of the records on some lines of the index, int64 [N]; faster than one by one.
+
+        Raises:
+            RecordError: if one of the records is damaged.
+        """
+        starts = self.index.offsets[rows]
+        ends = self.index.next_offsets(starts, self._file.size)
+        found = []
+        for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist()):
+            data = self._file.plain_payload(start, end)
+            # Split by a mark, damaged, or before something that is: with all the questions that ``at`` asks.
+            found.append(self.at(row).payload if data is None else data)
+        return found
+
     def read_bytes(self, key: Key) -> bytes:
         """Returns a record's content as it was written, header included; it need not be an image record."""
         offset = int(self.index.offsets[self._row(key)])

@@ -9,7 +9,9 @@ where no part starts, or swallows the mark of the next one.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Union
@@ -27,6 +29,8 @@ MAX_LENGTH = (1 << LENGTH_BITS) - 1
 
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
+_PLAIN = struct.Struct("<III20x")  # mark, kind 0 and length, flag, rest of the header
+_PLAIN_BYTES = 1 << 24
 HEADER_BYTES = _HEADER.size
 # A read maps the pages around it, up to 2 MiB where the system keeps files in large pages; after so many reads they are
 # let go of, or training would come to hold the whole file.
@@ -169,16 +173,23 @@ class RecordFile:
         self.is_boundary: Callable[[int], bool] = _knows_no_boundary
         self._reads = 0
         try:
-            with open(self.path, "rb") as handle:
-                self.size = handle.seek(0, 2)
-                # An empty file cannot be mapped; empty bytes behave alike.
-                self._bytes: Any = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+            self._descriptor: int | None = os.open(self.path, os.O_RDONLY)
         except OSError as error:
+            raise RecordError(path, f"cannot be opened as a record file: {error.strerror}") from error
+        self._close_descriptor = weakref.finalize(self, os.close, self._descriptor)
+        try:
+            self.size = os.fstat(self._descriptor).st_size
+            # An empty file cannot be mapped; empty bytes behave alike.
+            self._bytes: Any = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) if self.size else b""
+        except OSError as error:
+            self._close_descriptor()
             raise RecordError(path, f"cannot be opened as a record file: {error.strerror}") from error
 
     def close(self) -> None:
         """Unmaps the file and closes its descriptor; reading afterwards is an error."""
         mapped, self._bytes, self.size = self._bytes, b"", 0
+        self._descriptor = None
+        self._close_descriptor()
         if isinstance(mapped, mmap.mmap):
             try:
                 mapped.close()
@@ -194,6 +205,22 @@ class RecordFile:
         first = start // mmap.PAGESIZE * mmap.PAGESIZE
         if isinstance(self._bytes, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and first < end:
             self._bytes.madvise(mmap.MADV_DONTNEED, first, min(end, self.size) - first)
+
+    def plain_payload(self, start: int, end: int) -> bytes | None:
+        """Returns the payload of an undivided record that fills bytes ``start`` to ``end``, or None for anything else.
+
+        It is read past the map: random reads would map pages around each of them, which takes longer than copying.
+        """
+        if not 0 <= start < end <= self.size or end - start > _PLAIN_BYTES or self._descriptor is None:
+            return None
+        data = os.pread(self._descriptor, end - start, start)
+        if len(data) != end - start or len(data) < _PLAIN.size:
+            return None
+        mark, length, flag = _PLAIN.unpack_from(data)
+        first, last = 8 + HEADER_BYTES + 4 * flag, 8 + length
+        if mark != MARK or first > last or last + 3 & ~3 != len(data) or any(data[last:]):
+            return None
+        return None if data.find(MARK_BYTES, 8) >= 0 else data[first:last]
 
     def slice(self, start: int, length: int) -> bytes:
         """Returns ``length`` bytes from ``start``, fewer at the end of the file."""

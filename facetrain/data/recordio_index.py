@@ -105,6 +105,14 @@ class RecordIndex:
         """The offsets in ascending order, int64 [N]; not a copy where they already are."""
         return self.offsets if (self.offsets[1:] >= self.offsets[:-1]).all() else np.sort(self.offsets)
 
+    def next_offsets(self, offsets: np.ndarray, end: int) -> np.ndarray:
+        """Returns the next greater offset for each of ``offsets``, int64 [N]; ``end`` where there is none."""
+        behind = np.searchsorted(self.sorted_offsets, offsets, side="right")
+        found = np.full(len(offsets), end, np.int64)
+        inside = behind < len(self)
+        found[inside] = self.sorted_offsets[behind[inside]]
+        return found
+
     def _twice(self, key: Key, first: int, second: int) -> RecordError:
         a, b = int(self.offsets[first]), int(self.offsets[second])
         what = f"the key stands twice, also for byte offset {b}: remove a line, or delete the index to have it rebuilt"

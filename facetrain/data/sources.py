@@ -58,6 +58,8 @@ class FaceSource(Checkable, abc.ABC):
     identities: list[str]
     landmarks: np.ndarray | None = None
     has_names: bool = True
+    # Whether images are best read many at once and decoded afterwards; generated ones are drawn one by one.
+    reads_ahead: bool = True
     extra_labels: np.ndarray | None = None
     extra_names: Sequence[str] = ()
 
@@ -139,6 +141,8 @@ class SyntheticSource(FaceSource):
     Raises:
         InputError: if a number is out of range.
     """
+
+    reads_ahead = False
 
     def __init__(self, identities: int, images: int, seed: int = 0, size: int = 160, first_identity: int = 0):
         if identities < 1 or images < 1 or seed < 0 or size < MIN_SIZE or first_identity < 0:

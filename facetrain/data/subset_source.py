@@ -25,6 +25,7 @@ class _Part(FaceSource):
         self.indices = indices
         self.labels = labels.astype(np.int32)
         self.identities = identities
+        self.reads_ahead = source.reads_ahead
         self.has_names = source.has_names
 
     @property
@@ -57,6 +58,9 @@ class _Part(FaceSource):
 
     def crop(self, index: int, size: int) -> np.ndarray:  # noqa: D102 - see FaceSource
         return self.source.crop(int(self.indices[index]), size)
+
+    def crop_of(self, data: bytes, index: int, size: int) -> np.ndarray:  # noqa: D102 - see FaceSource
+        return self.source.crop_of(data, int(self.indices[index]), size)
 
     def verify(self, index: int) -> None:
         """Has the whole source compare the checksum of image ``index``, where it has any; raises ImageError."""

@@ -532,6 +532,14 @@ def test_many_threads_read_at_once(tmp_path):
         assert list(pool.map(reader.__getitem__, keys)) == [batch[key][1] for key in keys]
 
 
+def test_many_payloads_at_once_equal_them_one_by_one(tmp_path):
+    batch = [*faces(20), (20, Record.of(MARK_BYTES * 2 + b"x", 3)), (21, Record.of(b"ab" + MARK_BYTES, [1.0, 2.0]))]
+    with RecordIOReader(write(tmp_path / "a.rec", batch)) as reader:
+        rows = np.random.default_rng(0).integers(0, 22, 300)
+        assert reader.payloads(rows) == [batch[row][1].payload for row in rows.tolist()]
+        assert reader.payloads(np.array([], np.int64)) == []
+
+
 def test_error_survives_pickling():
     error = RecordError("a.rec", "damaged", 3, 40)
     again = pickle.loads(pickle.dumps(error))

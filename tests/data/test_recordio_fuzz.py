@@ -45,10 +45,13 @@ def check_readable(path: Path, expected) -> int:
                 record = Record.unpack(content)
             except ValueError:
                 refused += 1
+                with pytest.raises(RecordError):
+                    reader.payloads(np.array([row]))
                 continue
             assert content == expected(row, content)
             assert repr(record) == repr(reader[key])  # equal even with a label that is not a number
             assert headers.payload_bytes[row] == len(record.payload)
+            assert reader.payloads(np.array([row])) == [record.payload]
             label = record.label[0] if record.flag else record.label
             assert headers.labels[row, 0].tobytes() == np.float32(label).tobytes() or np.isnan(label)
         consume(reader)
