@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain import heads, losses
+from facetrain.kernels import not_compiled
 from facetrain.losses import LOSSES
 from facetrain.losses.margin_softmax import MarginLoss
 
@@ -40,7 +41,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, tf.types.experimental.Gene
     def step_of(loss):
         @tf.function
         def step():
-            with tf.GradientTape() as tape:
+            with not_compiled(), tf.GradientTape() as tape:  # as the train step does
                 tape.watch(embeddings)
                 values = loss(labels, {"logits": head(embeddings), "embedding": embeddings})
                 mean = tf.reduce_mean(values)
