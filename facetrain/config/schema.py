@@ -140,8 +140,16 @@ class StageConfig(Section):
     name: Optional[str] = Field(None, description="Name of the stage in logs; null means its number.")
     epochs: float = Field(gt=0, description="Length of the stage in epochs, fractions allowed.")
     loss: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level loss, or another loss.")
+    head: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level head, or another head.")
+    order: Optional[SpecPatch] = Field(None, description="Arguments laid over data.order, or another order.")
     schedule: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level schedule.")
-    freeze: list[str] = Field(default_factory=list, description="Shell patterns of variables that do not train.")
+    frozen: Optional[Literal["backbone", "embedding", "head"]] = Field(
+        None, description="The part that does not train; 'embedding' is backbone and neck."
+    )
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="Shell patterns of further variables that do not train; '!' before one takes it back.",
+    )
 
 
 class TrainConfig(Section):
@@ -197,7 +205,10 @@ class ResolvedStage(NamedTuple):
     name: str
     epochs: float
     loss: dict[str, Any]
+    head: dict[str, Any]
+    order: dict[str, Any]
     schedule: dict[str, Any]
+    frozen: Optional[str]
     freeze: tuple[str, ...]
 
 
@@ -259,7 +270,7 @@ class Config(Section):
         return {"name": "sum", "losses": [merge_spec(self.losses[0], stage.loss or {}), *self.losses[1:]]}
 
     def resolved_stages(self) -> list[ResolvedStage]:
-        """Returns the stages of training, at least one, each with complete loss and schedule."""
+        """Returns the stages of training, at least one, each with its components spelled out."""
         # Validation made sure that epochs are known where there are no stages.
         stages = self.stages or [StageConfig(epochs=float(self.train.epochs or 0))]
         return [
@@ -267,7 +278,10 @@ class Config(Section):
                 name=stage.name or f"stage{number}",
                 epochs=stage.epochs,
                 loss=self._loss_of(stage),
+                head=merge_spec(self.head, stage.head or {}),
+                order=merge_spec(self.data.order, stage.order or {}),
                 schedule=merge_spec(self.schedule, stage.schedule or {}),
+                frozen=stage.frozen,
                 freeze=tuple(stage.freeze),
             )
             for number, stage in enumerate(stages, start=1)

@@ -84,14 +84,22 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
 
 def _sequence_of(config: Config) -> dict[str, Any]:
     """Returns what decides, beside the images, which of them a step sees."""
-    return {"batch_size": config.data.batch_size, "seed": config.seed, "order": config.data.order}
+    stages = config.resolved_stages()
+    differ = any(stage.order != config.data.order for stage in stages)
+    return {
+        "batch_size": config.data.batch_size,
+        "seed": config.seed,
+        "order": config.data.order,
+        # Where all stages have one order, their lengths do not matter: epochs are counted on through them.
+        "stage_orders": [[stage.epochs, stage.order] for stage in stages] if differ else None,
+    }
 
 
 def _refuse_another_sequence(run: Any, config: Config, manifest: dict[str, Any]) -> None:
     """Refuses a sequence in which the checkpoint's step is another place: images would be lost or seen again."""
     for name, value in _sequence_of(config).items():
         if manifest.get(name, value) != value:  # runs of older versions do not say which order they have
-            key = name if name == "seed" else f"data.{name}"
+            key = {"seed": "seed", "stage_orders": "the epochs and orders of stages"}.get(name, f"data.{name}")
             raise InputError(
                 f"{run.config}: {key} is {value!r}, but the run began with {manifest[name]!r}, by which its place in "
                 "the epoch is counted; set it back, or start a new run"

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from facetrain.errors import InputError
 from facetrain.models.array_file import VariableArray, assign
+from facetrain.models.head_change import optimizer_variables
 from facetrain.models.recognizer import FaceRecognizer
 
 
@@ -23,7 +24,7 @@ def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
         ("head", recognizer.head.variables),
     ]
     if recognizer.optimizer is not None:
-        groups.append(("optimizer", _optimizer_variables(recognizer.optimizer)))
+        groups.append(("optimizer", optimizer_variables(recognizer.optimizer)))
     groups.append(("loss", getattr(recognizer.margin_loss, "variables", ())))
     if recognizer.average is not None:
         groups.append(("average", recognizer.average.shadows))
@@ -74,8 +75,3 @@ def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: s
         )
     for name, variable in variables.items():
         assign(variable, arrays[name])
-
-
-def _optimizer_variables(optimizer: tf.keras.optimizers.Optimizer) -> list[tf.Variable]:
-    variables = optimizer.variables
-    return list(variables() if callable(variables) else variables)
