@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from facetrain.config.fields import Duration, Spec, SpecPatch, merge_spec
 
@@ -29,6 +29,9 @@ def _default(*path: str) -> Any:
         return dict(value)
 
     return copy_default
+
+
+_FROM: Any = Field(min_length=1, description="Run directory, or the folder of a saved model such as runs/first/best.")
 
 
 class Section(BaseModel):
@@ -199,6 +202,24 @@ class RuntimeConfig(Section):
     devices: Optional[list[str]] = Field(None, description="Devices such as 'GPU:0'; null means all.")
 
 
+class InitConfig(create_model("_From", __base__=Section, **{"from": (str, _FROM)})):
+    """Weights of another run to start from."""
+
+    weights: Literal["best", "last"] = Field(
+        "best", description="Those of its best model, or of its last checkpoint; a model folder has the best only."
+    )
+    head: Literal["auto", "new", "drop"] = Field(
+        "auto",
+        description="Class centres: 'auto' keeps those of known names and takes the mean embedding of others, 'new' "
+        "takes that of all, 'drop' begins with random ones.",
+    )
+
+    @property
+    def origin(self) -> str:
+        """The run or model folder; its key is a word that Python keeps for itself."""
+        return getattr(self, "from")
+
+
 class ResolvedStage(NamedTuple):
     """A stage with every component spelled out."""
 
@@ -230,6 +251,7 @@ class Config(Section):
     schedule: Spec = Field(default_factory=_default("schedule"), description="Learning rate over time.")
     stages: list[StageConfig] = Field(default_factory=list, description="Stretches of training; empty means one.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Training loop.")
+    init: Optional[InitConfig] = Field(None, description="Weights of another run to start from; null: random ones.")
     evaluate: list[EvaluateConfig] = Field(default_factory=list, description="Evaluations.")
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="Devices and processes.")
 

@@ -43,6 +43,11 @@ class WeightAverage(tf.Module):
         for shadow, variable in zip(self.shadows, self._followed):
             shadow.assign_sub((1.0 - decay) * (shadow - variable))
 
+    def restart(self) -> None:
+        """Sets the shadows to the weights as they are: those of another run were loaded."""
+        for shadow, variable in zip(self.shadows, self._followed):
+            shadow.assign(variable.read_value())
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the model carries the averages; its own weights return afterwards."""

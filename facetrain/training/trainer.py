@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from facetrain.data.manifest import read_label_map
 from facetrain.data.pipeline import input_error
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.models.contract import Contract
 from facetrain.models.embedding_model import embedding_function, save_embedding_model
+from facetrain.models.head_file import save_head
 from facetrain.models.recognizer import FaceRecognizer
 from facetrain.models.weights import named_variables, stream_state, write_state
 from facetrain.training import callbacks
@@ -205,8 +207,17 @@ class Trainer:
                 threshold_far=numbers.get(f"{name}/threshold_far"),
                 threshold_set=name,
             )
+        self._save_head()
         with self.recognizer.averaged_weights():
             save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)
+
+    def _save_head(self) -> None:
+        """Writes the centres that belong to the best model, for a later run to start from."""
+        head = self.recognizer.head
+        if getattr(head, "centres", None) is None or head.centres.dtype != tf.float32:
+            return
+        names = read_label_map(self.run.label_map).names if self.run.label_map.is_file() else None
+        save_head(head, self.run.head, identities=names)
 
     def _save_checkpoint(self) -> None:
         self._sync_statistics()

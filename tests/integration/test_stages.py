@@ -54,4 +54,6 @@ def test_killed_behind_a_change_of_head_and_resumed(tmp_path):
     for key, value in expected.arrays.items():
         np.testing.assert_array_equal(found.arrays[key], value, err_msg=key)
     config = tmp_path / "runs" / "killed" / "config.yaml"
-    config.write_text(config.read_text().replace("identity_balanced", "class_balanced"))
+    config.write_text(config.read_text().replace("identities: 4\n", "identities: null\n"))
+    done = facetrain("train", "--resume", tmp_path / "runs" / "killed", cache=tmp_path / "cache")
+    assert done.returncode == 2 and "the epochs and orders of stages is" in done.stderr
