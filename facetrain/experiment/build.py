@@ -94,7 +94,7 @@ def build_trainer(
             stages[0].feed.order,
             faces.name_of,
             run,
-            _contract(config),
+            contract_of(config),
             evaluators,
             schedule,
             runtime,
@@ -154,7 +154,8 @@ def _options(config: Config, plan: Plan, show_progress: bool) -> TrainingOptions
     )
 
 
-def _contract(config: Config) -> Contract:
+def contract_of(config: Config) -> Contract:
+    """Returns what the embedding model of a configuration expects, without threshold."""
     return Contract(
         input_size=config.data.size,
         embedding_size=config.model.embedding_size,

@@ -118,6 +118,7 @@ def _check_paths(config: Config) -> None:
         )
     paths = [("data.path", config.data.path), ("data.landmarks", config.data.landmarks)]
     paths += _source_paths(config.data.sources, "data.sources")
+    paths += [("init.from", config.init and config.init.origin)]
     paths += [(f"evaluate.{i}.path", evaluation.path) for i, evaluation in enumerate(config.evaluate)]
     for key, path in paths:
         if path is not None and not Path(path).exists():

@@ -26,6 +26,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     check(config)
     from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
+    from facetrain.experiment.initial import start_from
     from facetrain.training.run_directory import RunDirectory, describe_environment
 
     run = RunDirectory(Path(config.train.runs_dir) / config.name)
@@ -34,6 +35,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
     trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    started = start_from(trainer, config, faces, faces.source.identities, show_progress)
     manifest = {
         **describe_environment(),
         "config_fingerprint": config_fingerprint(config),
@@ -42,6 +44,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         "identities": faces.num_identities,
         "data": data_safety.describe_data(faces, trainer.evaluators),
         **_sequence_of(config),
+        **started,
         "runtime": runtime.describe(),
         "world": runtime.world,
     }
@@ -49,7 +52,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         with run.explaining_full_disk():
             run.create(dump_yaml(config), manifest)
             data_safety.save_label_map(run, faces)
-    return _finish(trainer, show_progress)
+    return {**started, **_finish(trainer, show_progress)}
 
 
 def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
@@ -66,11 +69,15 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
 
     run = RunDirectory.open(run_dir)
     config = load_config(run.config)
+    if any(run.checkpoints.glob("step-*")):  # they hold what the run started from, which may be gone by now
+        config = config.model_copy(update={"init": None})
     check(config)
     manifest = run.read_manifest()
     _refuse_another_sequence(run, config, manifest)
+    from facetrain.data.manifest import read_label_map
     from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
+    from facetrain.experiment.initial import start_from
 
     runtime = build.build_runtime(config)
     faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
@@ -79,6 +86,8 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     checkpoint = trainer.store.latest()
     if checkpoint is not None:
         trainer.restore(checkpoint)
+    elif config.init is not None:
+        start_from(trainer, config, faces, read_label_map(run.label_map).names, show_progress)
     return _finish(trainer, show_progress)
 
 

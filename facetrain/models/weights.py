@@ -74,7 +74,12 @@ def load_embedding_weights(model: tf.keras.Model, arrays: Mapping[str, Any], ori
 
 
 def _embedding_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
-    return _numbered((f"embedding/{variable.name}", variable) for variable in model.variables)
+    # By layer: variables of a model that was loaded from a file have lost the layer in their own names.
+    return _numbered(
+        (f"embedding/{layer.name}/{variable.name.removeprefix(f'{layer.name}/')}", variable)
+        for layer in model.layers
+        for variable in layer.variables
+    )
 
 
 def _numbered(named: Iterable[tuple[str, tf.Variable]]) -> dict[str, tf.Variable]:
@@ -100,8 +105,6 @@ def _write(variables: Mapping[str, tf.Variable], arrays: Mapping[str, Any], expe
     ]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
-        raise InputError(
-            f"{expected}, but {problems[0]}{more}; it belongs to another model"
-        )
+        raise InputError(f"{expected}, but {problems[0]}{more}; it belongs to another model")
     for name, variable in variables.items():
         assign(variable, arrays[name])
