@@ -109,7 +109,7 @@ def mean_embeddings(
     sums, counts = np.zeros((len(labels), size)), np.zeros(len(labels))
     for pixels, of in batches:
         found = np.asarray(embed(pixels), np.float64)
-        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _SMALLEST_NORM)
+        found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _SMALLEST_NORM)
         places = np.searchsorted(labels, of)
         ours = (places < len(labels)) & (labels[np.minimum(places, len(labels) - 1)] == of)
         np.add.at(sums, places[ours], found[ours])
