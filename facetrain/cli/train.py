@@ -23,15 +23,19 @@ def train(
     resume: Optional[Path] = typer.Option(
         None, "--resume", metavar="RUN", help="Go on with a run directory where its last checkpoint left off."
     ),
+    init: Optional[Path] = typer.Option(
+        None, "--init", metavar="RUN", help="Start from the weights of a run or a model folder; sets init.from."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
 ) -> None:
     """Train a model, or go on training it."""
     from facetrain import experiment
 
     if resume is not None:
-        if config is not None or assignments or name is not None:
+        if config is not None or assignments or name is not None or init is not None:
             raise InputError(
-                "a resumed run goes on with its own config: give --resume RUN without a config file, --set or --name"
+                "a resumed run goes on with its own config: give --resume RUN without a config file, --set, --name or "
+                "--init"
             )
         with _hint_at_resuming(resume):
             summary = experiment.resume(resume, show_progress=True)
@@ -41,8 +45,9 @@ def train(
         from facetrain.config import load_config
 
         # Quoted, for a name such as 2024 is text.
-        named = [] if name is None else ["name='{}'".format(name.replace("'", "''"))]
-        loaded = load_config(config, [*(assignments or []), *named])
+        texts = [(key, value) for key, value in (("name", name), ("init.from", init)) if value is not None]
+        quoted = ["{}='{}'".format(key, str(value).replace("'", "''")) for key, value in texts]
+        loaded = load_config(config, [*(assignments or []), *quoted])
         with _hint_at_resuming(Path(loaded.train.runs_dir) / loaded.name):
             summary = experiment.train(loaded, show_progress=True)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from facetrain.config.fields import Duration, Spec, SpecPatch, merge_spec
 
@@ -29,6 +29,9 @@ def _default(*path: str) -> Any:
         return dict(value)
 
     return copy_default
+
+
+_FROM: Any = Field(min_length=1, description="Run directory, or the folder of a saved model such as runs/first/best.")
 
 
 class Section(BaseModel):
@@ -140,8 +143,16 @@ class StageConfig(Section):
     name: Optional[str] = Field(None, description="Name of the stage in logs; null means its number.")
     epochs: float = Field(gt=0, description="Length of the stage in epochs, fractions allowed.")
     loss: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level loss, or another loss.")
+    head: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level head, or another head.")
+    order: Optional[SpecPatch] = Field(None, description="Arguments laid over data.order, or another order.")
     schedule: Optional[SpecPatch] = Field(None, description="Arguments laid over the top-level schedule.")
-    freeze: list[str] = Field(default_factory=list, description="Shell patterns of variables that do not train.")
+    frozen: Optional[Literal["backbone", "embedding", "head"]] = Field(
+        None, description="The part that does not train; 'embedding' is backbone and neck."
+    )
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="Shell patterns of further variables that do not train; '!' before one takes it back.",
+    )
 
 
 class SwaConfig(Section):
@@ -208,13 +219,34 @@ class RuntimeConfig(Section):
     devices: Optional[list[str]] = Field(None, description="Devices such as 'GPU:0'; null means all.")
 
 
+class InitConfig(create_model("_From", __base__=Section, **{"from": (str, _FROM)})):
+    """Weights of another run to start from."""
+
+    weights: Literal["best", "last"] = Field(
+        "best", description="Those of its best model, or of its last checkpoint; a model folder has the best only."
+    )
+    head: Literal["auto", "new", "drop"] = Field(
+        "auto",
+        description="Class centres: 'auto' keeps those of known names and takes the mean embedding of others, 'new' "
+        "takes that of all, 'drop' begins with random ones.",
+    )
+
+    @property
+    def origin(self) -> str:
+        """The run or model folder; its key is a word that Python keeps for itself."""
+        return getattr(self, "from")
+
+
 class ResolvedStage(NamedTuple):
     """A stage with every component spelled out."""
 
     name: str
     epochs: float
     loss: dict[str, Any]
+    head: dict[str, Any]
+    order: dict[str, Any]
     schedule: dict[str, Any]
+    frozen: Optional[str]
     freeze: tuple[str, ...]
 
 
@@ -236,6 +268,7 @@ class Config(Section):
     schedule: Spec = Field(default_factory=_default("schedule"), description="Learning rate over time.")
     stages: list[StageConfig] = Field(default_factory=list, description="Stretches of training; empty means one.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Training loop.")
+    init: Optional[InitConfig] = Field(None, description="Weights of another run to start from; null: random ones.")
     evaluate: list[EvaluateConfig] = Field(default_factory=list, description="Evaluations.")
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="Devices and processes.")
 
@@ -276,7 +309,7 @@ class Config(Section):
         return {"name": "sum", "losses": [merge_spec(self.losses[0], stage.loss or {}), *self.losses[1:]]}
 
     def resolved_stages(self) -> list[ResolvedStage]:
-        """Returns the stages of training, at least one, each with complete loss and schedule."""
+        """Returns the stages of training, at least one, each with its components spelled out."""
         # Validation made sure that epochs are known where there are no stages.
         stages = self.stages or [StageConfig(epochs=float(self.train.epochs or 0))]
         return [
@@ -284,7 +317,10 @@ class Config(Section):
                 name=stage.name or f"stage{number}",
                 epochs=stage.epochs,
                 loss=self._loss_of(stage),
+                head=merge_spec(self.head, stage.head or {}),
+                order=merge_spec(self.data.order, stage.order or {}),
                 schedule=merge_spec(self.schedule, stage.schedule or {}),
+                frozen=stage.frozen,
                 freeze=tuple(stage.freeze),
             )
             for number, stage in enumerate(stages, start=1)

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from facetrain import heads, losses, optimizers, schedules
-from facetrain.config import Config, ResolvedStage
+from facetrain import optimizers
+from facetrain.config import Config
 from facetrain.data import augment
 from facetrain.data.pipeline import build_pipeline
-from facetrain.data.sampling import EpochOrder, build_order
+from facetrain.data.sampling import EpochOrder
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
 from facetrain.experiment.data_safety import check_overlap
 from facetrain.experiment.faces import Faces
 from facetrain.experiment.pairs import pair_set_of
+from facetrain.experiment.plan import Plan
 from facetrain.models import Contract, FaceRecognizer, build_embedding_model
 from facetrain.schedules.durations import resolve_duration
-from facetrain.training import RunDirectory, Stage, Trainer, TrainingOptions
-from facetrain.training.stages import StagedSchedule
+from facetrain.training import RunDirectory, Trainer, TrainingOptions
+from facetrain.training.options import Every
+from facetrain.training.stages import Feed, Stage
 
 
 def build_runtime(config: Config) -> Runtime:
@@ -54,38 +55,46 @@ def build_trainer(
     config: Config, faces: Faces, runtime: Runtime, show_progress: bool
 ) -> Callable[[RunDirectory], Trainer]:
     """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
-    batch = config.data.batch_size // runtime.world
-    order = build_order(config.data.order, faces.labels, batch, config.seed, runtime.rank, runtime.world)
     augmentations = augment.build(config.data.augment_steps)
-    options = _options(config, order, show_progress)
+
+    def feed(order: EpochOrder) -> Feed:
+        def dataset(epoch: int, step: int) -> tf.data.Dataset:
+            return build_pipeline(
+                faces.images,
+                faces.labels,
+                order,
+                augmentations,
+                seed=config.seed,
+                first_epoch=epoch,
+                first_step=step,
+                augment_on=config.data.augment_on,
+            )
+
+        return Feed(order, dataset)
+
+    plan = Plan(config, faces.labels, runtime.rank, runtime.world)
+    options = _options(config, plan, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
     check_overlap(config, faces, evaluators)
-    with runtime.scope():  # the statistics of losses belong where the model's variables are
-        stages = _stages(config, order.steps_per_epoch)
-    schedule = build_schedule(config, order.steps_per_epoch)
-    recognizer = _recognizer(config, faces, runtime, stages[0].loss, schedule, _swa(config, order.steps_per_epoch))
+    schedule = plan.schedule()
 
-    def dataset(epoch: int, step: int) -> tf.data.Dataset:
-        return build_pipeline(
-            faces.images,
-            faces.labels,
-            order,
-            augmentations,
-            seed=config.seed,
-            first_epoch=epoch,
-            first_step=step,
-            augment_on=config.data.augment_on,
-        )
+    def make_optimizer() -> keras.optimizers.Optimizer:
+        clipping = {} if config.train.clip_norm is None else {"global_clipnorm": config.train.clip_norm}
+        return runtime.wrap_optimizer(optimizers.get(config.optimizer, learning_rate=schedule, **clipping))
+
+    with runtime.scope():  # the statistics of losses belong where the model's variables are
+        stages = plan.stages(feed, faces.num_identities, make_optimizer)
+    recognizer = _recognizer(config, runtime, stages[0], _swa(config, plan))
 
     def trainer(run: RunDirectory) -> Trainer:
         return Trainer(
             recognizer,
             stages,
-            dataset,
-            order,
+            stages[0].feed.dataset,
+            stages[0].feed.order,
             faces.name_of,
             run,
-            _contract(config),
+            contract_of(config),
             evaluators,
             schedule,
             runtime,
@@ -96,15 +105,8 @@ def build_trainer(
     return trainer
 
 
-def _recognizer(
-    config: Config,
-    faces: Faces,
-    runtime: Runtime,
-    loss: keras.losses.Loss,
-    schedule: keras.optimizers.schedules.LearningRateSchedule,
-    swa: tuple[int, int] | None,
-) -> FaceRecognizer:
-    """Builds and compiles the recogniser with freshly seeded weights."""
+def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, int] | None) -> FaceRecognizer:
+    """Builds and compiles the recogniser of the first stage with freshly seeded weights."""
     train, model = config.train, config.model
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
@@ -119,13 +121,10 @@ def _recognizer(
             input_shape=(config.data.size, config.data.size, 3),
             precision=train.precision,
         )
-        head = heads.get(config.head, num_classes=faces.num_identities, seed=config.seed)
-        recognizer = FaceRecognizer(embedding_model, head, model.scaling)
-        clipping = {} if train.clip_norm is None else {"global_clipnorm": train.clip_norm}
-        optimizer = optimizers.get(config.optimizer, learning_rate=schedule, **clipping)
+        recognizer = FaceRecognizer(embedding_model, first.head.make_head(), model.scaling)
         recognizer.compile(
-            runtime.wrap_optimizer(optimizer),
-            loss,
+            first.head.make_optimizer(),
+            first.loss,
             accumulate_steps=train.accumulate_steps,
             average_decay=train.ema,
             augmentations=augment.build(config.data.augment_steps) if config.data.augment_on == "device" else None,
@@ -136,33 +135,34 @@ def _recognizer(
     return recognizer
 
 
-def _swa(config: Config, steps_per_epoch: int) -> tuple[int, int] | None:
+def _swa(config: Config, plan: Plan) -> tuple[int, int] | None:
     """Returns first snapshot and distance of snapshots in updates; refuses a mean that would never begin."""
     swa = config.train.swa
     if swa is None:
         return None
-    first, every = (resolve_duration(d, steps_per_epoch, config.data.batch_size) for d in (swa.start, swa.every))
-    total = sum(stage_steps(stage, steps_per_epoch) for stage in config.resolved_stages())
-    if first >= total:
+    batch = config.data.batch_size
+    first, every = (resolve_duration(d, plan.steps_per_epoch, batch) for d in (swa.start, swa.every))
+    if first >= plan.total_steps:
         raise InputError(
-            f"train.swa.start: expected less than the {total} updates of the training, received {first}; start earlier"
+            f"train.swa.start: expected less than the {plan.total_steps} updates of the training, received {first}; "
+            "start earlier"
         )
     return first, every
 
 
-def _options(config: Config, order: EpochOrder, show_progress: bool) -> TrainingOptions:
+def _options(config: Config, plan: Plan, show_progress: bool) -> TrainingOptions:
     train = config.train
-    total = sum(stage_steps(stage, order.steps_per_epoch) for stage in config.resolved_stages())
 
-    def steps(duration: Any) -> int:
-        if duration is None:
-            return total
-        return max(1, resolve_duration(duration, order.steps_per_epoch, config.data.batch_size))
+    def every(duration: Any) -> Every:
+        def steps(per_epoch: int) -> int:
+            return max(1, resolve_duration(duration, per_epoch, config.data.batch_size))
+
+        return plan.total_steps if duration is None else steps
 
     return TrainingOptions(
-        steps_per_epoch=order.steps_per_epoch,
-        checkpoint_every=steps(train.checkpoint_every),
-        evaluate_every=steps(train.evaluate_every),
+        steps_per_epoch=plan.steps_per_epoch,
+        checkpoint_every=every(train.checkpoint_every),
+        evaluate_every=every(train.evaluate_every),
         evaluates=bool(config.evaluate),
         log_every=train.log_every,
         keep_checkpoints=train.keep_checkpoints,
@@ -171,37 +171,8 @@ def _options(config: Config, order: EpochOrder, show_progress: bool) -> Training
     )
 
 
-def stage_steps(stage: ResolvedStage, steps_per_epoch: int) -> int:
-    """Returns the number of updates that a stage makes."""
-    return max(1, round(stage.epochs * steps_per_epoch))
-
-
-def _stages(config: Config, steps_per_epoch: int) -> list[Stage]:
-    """Builds the losses; a stage with the loss of the one before shares it, so that its statistics go on."""
-    stages: list[Stage] = []
-    before: dict[str, Any] | None = None
-    for stage in config.resolved_stages():
-        loss = stages[-1].loss if stage.loss == before else losses.get(stage.loss)
-        before = stage.loss
-        stages.append(Stage(stage.name, stage_steps(stage, steps_per_epoch), loss, stage.freeze))
-    return stages
-
-
-def build_schedule(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """One schedule over neighbouring stages that agree on it, else one after another."""
-    parts, starts, begin = [], [], 0
-    for _, group in groupby(config.resolved_stages(), key=lambda stage: repr(stage.schedule)):
-        stages = list(group)
-        length = sum(stage_steps(stage, steps_per_epoch) for stage in stages)
-        spec = schedules.resolve(stages[0].schedule, steps_per_epoch, config.data.batch_size, length)
-        # MXNet's count updates from 1; everything here counts those already made.
-        parts.append(schedules.by_iterations(schedules.get(spec)))
-        starts.append(begin)
-        begin += length
-    return parts[0] if len(parts) == 1 else StagedSchedule(parts, starts)
-
-
-def _contract(config: Config) -> Contract:
+def contract_of(config: Config) -> Contract:
+    """Returns what the embedding model of a configuration expects, without threshold."""
     return Contract(
         input_size=config.data.size,
         embedding_size=config.model.embedding_size,

@@ -84,7 +84,11 @@ def describe_evaluations(evaluators: Sequence[VerificationEvaluator]) -> dict[st
 
 def describe_data(faces: Faces, evaluators: Sequence[VerificationEvaluator]) -> dict[str, Any]:
     """Returns what a run's manifest says about its data sets."""
-    return {"train": data_manifest(faces.source), "evaluate": describe_evaluations(evaluators)}
+    return {
+        "train": data_manifest(faces.source),
+        "named": faces.source.has_names,
+        "evaluate": describe_evaluations(evaluators),
+    }
 
 
 def save_label_map(run: RunDirectory, faces: Faces) -> None:

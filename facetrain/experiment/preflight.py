@@ -44,6 +44,7 @@ def check_names(config: Config) -> None:
         ("model.backbone", BACKBONES, config.model.backbone),
         ("model.neck", NECKS, config.model.neck),
         ("head", HEADS, config.head),
+        *((f"the head of stage {stage.name}", HEADS, stage.head) for stage in stages),
         ("optimizer", OPTIMIZERS, config.optimizer),
         *((f"data.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment)),
         *((f"data.augment_after.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(config.data.augment_after)),
@@ -55,11 +56,12 @@ def check_names(config: Config) -> None:
             registry.check(spec.get("name"))
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
-    if "num_classes" in config.head:
-        received = config.head["num_classes"]
-        raise InputError(
-            f"head.num_classes: the number of classes comes from the images; leave it out, received {received!r}"
-        )
+    for head in (config.head, *(stage.head for stage in stages)):
+        if "num_classes" in head:
+            received = head["num_classes"]
+            raise InputError(
+                f"head.num_classes: the number of classes comes from the images; leave it out, received {received!r}"
+            )
     scaling = config.model.scaling
     if scaling not in SCALINGS:
         hint = did_you_mean(scaling, SCALINGS)
@@ -75,10 +77,13 @@ def _losses_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_order(config: Config) -> None:
-    try:
-        ORDERS.build(config.data.order).check_batch(config.data.batch_size)
-    except InputError as error:
-        raise InputError(f"data.order: {error}") from None
+    orders = [("data.order", config.data.order)]
+    orders += [(f"the order of stage {stage.name}", stage.order) for stage in config.resolved_stages()]
+    for key, order in orders:
+        try:
+            ORDERS.build(order).check_batch(config.data.batch_size)
+        except InputError as error:
+            raise InputError(f"{key}: {error}") from None
 
 
 def _check_augmentations(config: Config) -> None:
@@ -118,6 +123,7 @@ def _check_paths(config: Config) -> None:
         )
     paths = [("data.path", config.data.path), ("data.landmarks", config.data.landmarks)]
     paths += _source_paths(config.data.sources, "data.sources")
+    paths += [("init.from", config.init and config.init.origin)]
     paths += [(f"evaluate.{i}.path", evaluation.path) for i, evaluation in enumerate(config.evaluate)]
     for key, path in paths:
         if path is not None and not Path(path).exists():

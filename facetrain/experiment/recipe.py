@@ -132,24 +132,20 @@ def learning_rates(config: Config, images: int | None = None) -> LearningRates:
         from facetrain.experiment.faces import open_training_source
 
         labels = open_training_source(config).labels
-    elif config.data.order["name"] in ("shuffle", "sequential"):
-        labels = np.zeros(images, np.int32)
     else:
-        raise InputError(
-            f"the order {config.data.order['name']!r} looks at the images: give the data, not their number"
-        )
-    from facetrain.data.sampling import build_order
-    from facetrain.experiment.build import build_schedule, stage_steps
+        for order in [stage.order["name"] for stage in config.resolved_stages()]:
+            if order not in ("shuffle", "sequential"):
+                raise InputError(f"the order {order!r} looks at the images: give the data, not their number")
+        labels = np.zeros(images, np.int32)
+    from facetrain.experiment.plan import Plan
     from facetrain.schedules.base import schedule_values
 
-    per_epoch = build_order(config.data.order, labels, config.data.batch_size, config.seed).steps_per_epoch
-    stages = config.resolved_stages()
-    lengths = [stage_steps(stage, per_epoch) for stage in stages]
-    values = schedule_values(build_schedule(config, per_epoch), sum(lengths))
+    plan = Plan(config, labels, rank=0, world=1)
+    values = schedule_values(plan.schedule(), plan.total_steps)
     rows, begin = [], 0
-    for stage, length in zip(stages, lengths):
+    for stage, length in zip(config.resolved_stages(), plan.lengths):
         part = values[begin : begin + length]
         found: list[Any] = [float(part[0]), float(part.max()), float(part[-1])]
         rows.append(StageRates(stage.name, stage.epochs, begin, begin + length, *found))
         begin += length
-    return LearningRates(values, per_epoch, rows, scaled_rates(config))
+    return LearningRates(values, plan.steps_per_epoch, rows, scaled_rates(config))

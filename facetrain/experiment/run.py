@@ -28,6 +28,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     check(config)
     from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
+    from facetrain.experiment.initial import start_from
     from facetrain.training.run_directory import RunDirectory, describe_environment
 
     run = RunDirectory(Path(config.train.runs_dir) / config.name)
@@ -37,6 +38,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     faces = build_faces(config, show_progress and runtime.is_chief)
     trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
     rates = scaled_rates(config)
+    started = start_from(trainer, config, faces, faces.source.identities, show_progress)
     manifest = {
         **describe_environment(),
         "config_fingerprint": config_fingerprint(config),
@@ -46,6 +48,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         "data": data_safety.describe_data(faces, trainer.evaluators),
         **_sequence_of(config),
         "scaled_learning_rates": [rate._asdict() for rate in rates],
+        **started,
         "runtime": runtime.describe(),
         "world": runtime.world,
     }
@@ -55,7 +58,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
             data_safety.save_label_map(run, faces)
         for rate in rates:
             say(rate.describe(), show_progress)
-    return _finish(trainer, show_progress)
+    return {**started, **_finish(trainer, show_progress)}
 
 
 def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
@@ -72,11 +75,15 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
 
     run = RunDirectory.open(run_dir)
     config = load_config(run.config)
+    if any(run.checkpoints.glob("step-*")):  # they hold what the run started from, which may be gone by now
+        config = config.model_copy(update={"init": None})
     check(config)
     manifest = run.read_manifest()
     _refuse_another_sequence(run, config, manifest)
+    from facetrain.data.manifest import read_label_map
     from facetrain.experiment import build, data_safety
     from facetrain.experiment.faces import build_faces
+    from facetrain.experiment.initial import start_from
 
     runtime = build.build_runtime(config)
     faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
@@ -85,19 +92,29 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     checkpoint = trainer.store.latest()
     if checkpoint is not None:
         trainer.restore(checkpoint)
+    elif config.init is not None:
+        start_from(trainer, config, faces, read_label_map(run.label_map).names, show_progress)
     return _finish(trainer, show_progress)
 
 
 def _sequence_of(config: Config) -> dict[str, Any]:
     """Returns what decides, beside the images, which of them a step sees."""
-    return {"batch_size": config.data.batch_size, "seed": config.seed, "order": config.data.order}
+    stages = config.resolved_stages()
+    differ = any(stage.order != config.data.order for stage in stages)
+    return {
+        "batch_size": config.data.batch_size,
+        "seed": config.seed,
+        "order": config.data.order,
+        # Where all stages have one order, their lengths do not matter: epochs are counted on through them.
+        "stage_orders": [[stage.epochs, stage.order] for stage in stages] if differ else None,
+    }
 
 
 def _refuse_another_sequence(run: Any, config: Config, manifest: dict[str, Any]) -> None:
     """Refuses a sequence in which the checkpoint's step is another place: images would be lost or seen again."""
     for name, value in _sequence_of(config).items():
         if manifest.get(name, value) != value:  # runs of older versions do not say which order they have
-            key = name if name == "seed" else f"data.{name}"
+            key = {"seed": "seed", "stage_orders": "the epochs and orders of stages"}.get(name, f"data.{name}")
             raise InputError(
                 f"{run.config}: {key} is {value!r}, but the run began with {manifest[name]!r}, by which its place in "
                 "the epoch is counted; set it back, or start a new run"

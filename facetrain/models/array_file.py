@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, Union
 
 import numpy as np
@@ -160,6 +160,18 @@ def assign(variable: tf.Variable, value: Any) -> None:
         return
     for first, block in value.blocks():
         variable.scatter_update(tf.IndexedSlices(block, np.arange(first, first + len(block))))
+
+
+def assign_rows(variable: tf.Variable, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Assigns some rows of a variable, given in parts as (row numbers [n], values [n, ...]); as ``assign``."""
+    if getattr(variable, "updates_rows_only", False) and not isinstance(variable, tf.distribute.DistributedValues):
+        for rows, values in parts:
+            variable.scatter_update(tf.IndexedSlices(values, rows))
+        return
+    whole = variable.numpy()
+    for rows, values in parts:
+        whole[rows] = values
+    variable.assign(whole)
 
 
 class _Opened(NamedTuple):

@@ -35,6 +35,11 @@ class FollowedWeights(tf.Module):
         """Moves the shadows towards the weights; ``updates`` is the number of updates made so far."""
         raise NotImplementedError
 
+    def restart(self) -> None:
+        """Sets the shadows to the weights as they are: those of another run were loaded."""
+        for shadow, variable in zip(self.shadows, self._followed):
+            shadow.assign(variable.read_value())
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the model carries the averages; its own weights return afterwards."""

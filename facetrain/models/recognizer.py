@@ -15,6 +15,7 @@ from facetrain.errors import InputError
 from facetrain.images import scale_pixels
 from facetrain.models.averaging import SnapshotAverage, WeightAverage
 from facetrain.models.gradients import GradientPass, Passed, labels_of
+from facetrain.models.head_change import carry_centres, carry_optimizer
 from facetrain.models.sharpness import sharpness_aware
 
 
@@ -100,12 +101,8 @@ class FaceRecognizer(keras.Model):
             raise ValueError("one average of the weights can be kept: give average_decay or swa, received both")
         if sam_rho is not None and sam_rho <= 0:
             raise ValueError(f"sam_rho must be above 0, received {sam_rho}")
-        if self._needs_loss_scaling() and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
-            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        if kwargs.get("jit_compile") and getattr(self.head, "needs_labels", False):
-            raise InputError("jit_compile cannot be used with a head that samples classes: set it to false")
-        if sam_rho is not None and getattr(self.head, "needs_labels", False):
-            raise InputError("sam moves all centres, a head that samples classes only some: use the head 'cosine'")
+        optimizer = self._with_loss_scaling(optimizer)
+        _refuse_impossible_sampling(self.head, kwargs.get("jit_compile"), sam_rho)
         super().compile(optimizer=optimizer, **kwargs)
         self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
@@ -121,10 +118,32 @@ class FaceRecognizer(keras.Model):
 
         Args:
             loss: the loss from now on.
-            frozen: shell patterns of variables that are not updated, as ``embedding/*`` or ``head/centres``.
+            frozen: shell patterns of variables that are not updated, as ``embedding/*`` or ``head/centres``; one that
+                begins with ``!`` takes back what patterns before it say.
         """
         self._take_loss(loss)
         self._frozen = tuple(frozen)
+        self.train_function = None
+
+    def change_head(self, head: keras.layers.Layer, optimizer: keras.optimizers.Optimizer) -> None:
+        """Replaces the head, with centres carried over where they fit; the next `fit` traces a new train step.
+
+        Args:
+            head: a head that is not built yet; see ``facetrain.models.head_change`` for what fits.
+            optimizer: a new one like the present one. It goes on with what that one knows, except of the head, whose
+                slots start anew.
+        """
+        optimizer = self._with_loss_scaling(optimizer)
+        _refuse_impossible_sampling(head, self.jit_compile, self._sam_rho)
+        before = self.head
+        with self.distribute_strategy.scope():
+            head.build(self.embedding_model.output_shape)
+            carry_centres(before, head)
+            frozen, self._frozen, self.head = self._frozen, (), head
+            optimizer.build(self.updated_variables())
+            self._frozen = frozen
+            carry_optimizer(self.optimizer, optimizer, [*before.trainable_variables, *head.trainable_variables])
+        self.optimizer = optimizer
         self.train_function = None
 
     @property
@@ -146,7 +165,7 @@ class FaceRecognizer(keras.Model):
         """Returns the trainable variables that no frozen pattern matches."""
         named = [(f"embedding/{v.name}", v) for v in self.embedding_model.trainable_variables]
         named += [(f"head/{v.name}", v) for v in self.head.trainable_variables]
-        return [v for name, v in named if not any(fnmatch(name.split(":")[0], p) for p in self._frozen)]
+        return [v for name, v in named if not is_frozen(name.split(":")[0], self._frozen)]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one update; ``data`` is a batch of ``build_pipeline``, or ``(images, labels)``."""
@@ -179,8 +198,11 @@ class FaceRecognizer(keras.Model):
         """Returns what a pass changes besides the weights."""
         return [*self.embedding_model.non_trainable_variables, *self.head.non_trainable_variables]
 
-    def _needs_loss_scaling(self) -> bool:
-        return any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)
+    def _with_loss_scaling(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        needed = any(layer.compute_dtype == "float16" for layer in self.embedding_model.layers)
+        if not needed or isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+            return optimizer
+        return keras.mixed_precision.LossScaleOptimizer(optimizer)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -190,6 +212,21 @@ class FaceRecognizer(keras.Model):
             return
         with self.average.applied():
             yield
+
+
+def is_frozen(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a variable is not to be updated: the last pattern that matches decides, one with ``!`` against it."""
+    last = [p for p in patterns if fnmatch(name, p.removeprefix("!"))][-1:]
+    return bool(last) and not last[0].startswith("!")
+
+
+def _refuse_impossible_sampling(head: keras.layers.Layer, jit_compile: bool | None, sam_rho: float | None) -> None:
+    if not getattr(head, "needs_labels", False):
+        return
+    if jit_compile:
+        raise InputError("jit_compile cannot be used with a head that samples classes: set it to false")
+    if sam_rho is not None:
+        raise InputError("sam moves all centres, a head that samples classes only some: use the head 'cosine'")
 
 
 def _as_batch(data: Any) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from facetrain.errors import InputError
 from facetrain.models.array_file import VariableArray, assign
+from facetrain.models.head_change import optimizer_variables
 from facetrain.models.recognizer import FaceRecognizer
 
 
@@ -23,20 +24,11 @@ def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
         ("head", recognizer.head.variables),
     ]
     if recognizer.optimizer is not None:
-        groups.append(("optimizer", _optimizer_variables(recognizer.optimizer)))
+        groups.append(("optimizer", optimizer_variables(recognizer.optimizer)))
     groups.append(("loss", getattr(recognizer.margin_loss, "variables", ())))
     if recognizer.average is not None:
         groups.append(("average", recognizer.average.shadows))
-    found: dict[str, tf.Variable] = {}
-    for group, variables in groups:
-        for variable in variables:
-            base = f"{group}/{variable.name.split(':')[0]}"
-            name, again = base, 1
-            while name in found:
-                again += 1
-                name = f"{base}#{again}"
-            found[name] = variable
-    return found
+    return _numbered((f"{group}/{variable.name}", variable) for group, variables in groups for variable in variables)
 
 
 def read_state(recognizer: FaceRecognizer) -> dict[str, np.ndarray]:
@@ -59,7 +51,51 @@ def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: s
     Raises:
         InputError: if a name is missing or unexpected, or a shape differs.
     """
-    variables = named_variables(recognizer)
+    _write(named_variables(recognizer), arrays, f"{origin}: expected the state of this model")
+
+
+def embedding_weights(model: tf.keras.Model) -> dict[str, VariableArray]:
+    """Returns the weights of an embedding model by the names that they have in ``read_state``, read when used."""
+    return {name: VariableArray(variable) for name, variable in _embedding_variables(model).items()}
+
+
+def load_embedding_weights(model: tf.keras.Model, arrays: Mapping[str, Any], origin: str) -> None:
+    """Assigns the weights of an embedding model; nothing is assigned unless everything fits.
+
+    Args:
+        model: an embedding model.
+        arrays: weights by name, as of ``embedding_weights`` or a checkpoint; names without ``embedding/`` are not read.
+        origin: where they come from, for the message.
+    Raises:
+        InputError: if a weight is missing or unexpected, or a shape differs; names them.
+    """
+    own = {name: array for name, array in arrays.items() if name.startswith("embedding/")}
+    _write(_embedding_variables(model), own, f"{origin}: expected the weights of this embedding model")
+
+
+def _embedding_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
+    # By layer: variables of a model that was loaded from a file have lost the layer in their own names.
+    return _numbered(
+        (f"embedding/{layer.name}/{variable.name.removeprefix(f'{layer.name}/')}", variable)
+        for layer in model.layers
+        for variable in layer.variables
+    )
+
+
+def _numbered(named: Iterable[tuple[str, tf.Variable]]) -> dict[str, tf.Variable]:
+    """Returns variables by name, with a number behind a name that occurs again."""
+    found: dict[str, tf.Variable] = {}
+    for long, variable in named:
+        base = long.split(":")[0]
+        name, again = base, 1
+        while name in found:
+            again += 1
+            name = f"{base}#{again}"
+        found[name] = variable
+    return found
+
+
+def _write(variables: Mapping[str, tf.Variable], arrays: Mapping[str, Any], expected: str) -> None:
     problems = [f"{name} is missing" for name in variables if name not in arrays]
     problems += [f"{name} is not part of this model" for name in arrays if name not in variables]
     problems += [
@@ -69,13 +105,6 @@ def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: s
     ]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
-        raise InputError(
-            f"{origin}: expected the state of this model, but {problems[0]}{more}; it belongs to another model"
-        )
+        raise InputError(f"{expected}, but {problems[0]}{more}; it belongs to another model")
     for name, variable in variables.items():
         assign(variable, arrays[name])
-
-
-def _optimizer_variables(optimizer: tf.keras.optimizers.Optimizer) -> list[tf.Variable]:
-    variables = optimizer.variables
-    return list(variables() if callable(variables) else variables)

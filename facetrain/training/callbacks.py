@@ -73,7 +73,7 @@ class StepClock(RunCallback):
 
     def _refuse(self, step: int) -> None:
         indices = [int(i) for i in self._indices(step - 1)]
-        epoch, step_in_epoch = divmod(step - 1, self.state.steps_per_epoch)
+        epoch, step_in_epoch = self.state.timeline.place(step - 1)
         place = {"step": step, "epoch": epoch, "step_in_epoch": step_in_epoch}
         images = [{"index": index, "name": self._image_name(index)} for index in indices]
         write_json(self._report_path, {**place, "images": images})
@@ -94,8 +94,11 @@ class StageSwitch(RunCallback):
 
     def current(self) -> Stage:
         """Returns the stage that the next update belongs to."""
-        passed = [s for s, first in zip(self._stages, self._first_steps) if first <= self.state.step]
-        return passed[-1]
+        return self.at(self.state.step)
+
+    def at(self, step: int) -> Stage:
+        """Returns the stage of the update that follows ``step`` updates."""
+        return [stage for stage, first in zip(self._stages, self._first_steps) if first <= step][-1]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the scale if a stage begins here, or where training begins."""
@@ -162,7 +165,7 @@ class MetricsWriter(RunCallback):
         if not evaluated and step % self._every:
             return
         row: dict[str, Any] = {
-            "epoch": round(step / self.state.steps_per_epoch, 4),
+            "epoch": round(self.state.timeline.epochs(step), 4),
             "loss": float(logs["loss"]),
             "train_accuracy": float(logs["accuracy"]),
             "learning_rate": float(self._schedule(step - 1)),

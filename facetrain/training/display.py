@@ -44,7 +44,7 @@ class Display:
         if not self._show:
             return
         numbers = format_row(row)
-        total_epochs = state.total_steps / state.steps_per_epoch
+        total_epochs = state.timeline.epochs(state.total_steps)
         place = f"epoch {row['epoch']:.2f}/{total_epochs:g}"
         if self._progress is None:
             sys.stderr.write(f"{stage} {place} step {state.step}/{state.total_steps} {numbers}\n")

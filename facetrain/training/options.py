@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Union
 
 import numpy as np
+
+Every = Union[int, Callable[[int], int]]
 
 
 class Evaluator(Protocol):
@@ -33,8 +35,9 @@ class TrainingOptions:
 
     Attributes:
         steps_per_epoch: updates in an epoch.
-        checkpoint_every: updates between checkpoints.
-        evaluate_every: updates between evaluations.
+        checkpoint_every: updates between checkpoints, or a function that tells from the updates in an epoch; counted
+            from where the order of the images last changed.
+        evaluate_every: the same between evaluations.
         evaluates: whether anything is evaluated, be it on another rank.
         log_every: updates between rows of metrics.
         keep_checkpoints: how many checkpoints stay.
@@ -43,10 +46,22 @@ class TrainingOptions:
     """
 
     steps_per_epoch: int
-    checkpoint_every: int
-    evaluate_every: int
+    checkpoint_every: Every
+    evaluate_every: Every
     evaluates: bool = False
     log_every: int = 10
     keep_checkpoints: int = 3
     tensorboard: bool = True
     show_progress: bool = False
+
+    def saves(self, made: int, per_epoch: int) -> bool:
+        """Whether a checkpoint is due after ``made`` updates of a stretch with epochs of ``per_epoch`` updates."""
+        return made % _steps(self.checkpoint_every, per_epoch) == 0
+
+    def measures(self, made: int, per_epoch: int) -> bool:
+        """Whether an evaluation is due; as ``saves``."""
+        return made % _steps(self.evaluate_every, per_epoch) == 0
+
+
+def _steps(every: Every, per_epoch: int) -> int:
+    return every(per_epoch) if callable(every) else every

@@ -27,7 +27,7 @@ _PACKAGES = (
 
 
 class RunDirectory:
-    """Paths of a run: ``config.yaml``, ``manifest.json``, ``label_map.json``, ``checkpoints/`` and ``best/``.
+    """Paths of a run: ``config.yaml``, ``manifest.json``, ``label_map.json``, ``checkpoints/``, ``best/``, ``head/``.
 
     Metrics and report lie beside.
 
@@ -39,6 +39,7 @@ class RunDirectory:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
+        self.head = self.path / "head"
         self.config = self.path / CONFIG_FILE
         self.manifest = self.path / MANIFEST_FILE
         self.label_map = self.path / LABEL_MAP_FILE

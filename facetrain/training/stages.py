@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,40 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.serialization import serializable
+from facetrain.training.options import Order
+from facetrain.training.timeline import Timeline
+
+FROZEN_PARTS = {
+    "backbone": ("embedding/*", "!embedding/neck_*", "!embedding/embedding/*"),
+    "embedding": ("embedding/*",),
+    "head": ("head/*",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Where a stage's batches come from; stages with the same feed share one count of epochs.
+
+    Attributes:
+        order: the indices behind the batches.
+        dataset: returns the batches from (epoch, step in that epoch) on, as one continuous dataset.
+    """
+
+    order: Order
+    dataset: Callable[[int, int], tf.data.Dataset]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadChange:
+    """How to get the head of a stage, and an optimiser for it.
+
+    Attributes:
+        make_head: returns the head, not built.
+        make_optimizer: returns an optimiser like the one of the recogniser.
+    """
+
+    make_head: Callable[[], keras.layers.Layer]
+    make_optimizer: Callable[[], keras.optimizers.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -22,18 +57,22 @@ class Stage:
         steps: its length in updates.
         loss: the loss during the stage.
         frozen: shell patterns of variables that are not updated; see ``FaceRecognizer.set_stage``.
+        head: the head during the stage; None: that of the stage before, at first the recogniser's own.
+        feed: the batches of the stage; None: the trainer's.
     """
 
     name: str
     steps: int
     loss: keras.losses.Loss
     frozen: tuple[str, ...] = ()
+    head: HeadChange | None = None
+    feed: Feed | None = None
 
     def differs_only_in_scale(self, other: Stage) -> bool:
         """Whether going on from ``other`` needs no new train step, only another value of the scale variable."""
         return (
             type(self.loss) is type(other.loss)
-            and self.frozen == other.frozen
+            and (self.frozen, self.head, self.feed) == (other.frozen, other.head, other.feed)
             and _without_scale(self.loss) == _without_scale(other.loss)
             and hasattr(self.loss, "scale")
         )
@@ -54,6 +93,21 @@ class FitPart(NamedTuple):
     skip: int
     stop: int
     steps: int
+
+
+def completed(stages: Sequence[Stage], feed: Feed) -> list[Stage]:
+    """Returns the stages, each with the head that it has then, and with ``feed`` where it has none of its own."""
+    found: list[Stage] = []
+    for stage in stages:
+        head = stage.head or (found[-1].head if found else None)
+        found.append(replace(stage, head=head, feed=stage.feed or feed))
+    return found
+
+
+def timeline_of(stages: Sequence[Stage]) -> Timeline:
+    """Returns where each update stands: neighbouring stages with one feed are one stretch."""
+    grouped = [list(group) for _, group in groupby(stages, key=lambda stage: stage.feed)]
+    return Timeline.of((sum(stage.steps for stage in g), g[0].feed.order.steps_per_epoch) for g in grouped)
 
 
 def first_steps(stages: Sequence[Stage]) -> list[int]:

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from facetrain.training.timeline import Timeline
+
 
 @dataclass
 class RunState:
@@ -19,6 +21,7 @@ class RunState:
         best: best value of the watched number so far.
         best_step: the update after which it was reached.
         evaluation: numbers of the latest evaluation.
+        timeline: which update is in which epoch; None: all epochs have the same length.
     """
 
     steps_per_epoch: int
@@ -28,14 +31,19 @@ class RunState:
     best: float | None = None
     best_step: int | None = None
     evaluation: dict[str, float] = field(default_factory=dict)
+    timeline: Timeline | None = None
     _timed_steps: int = 0
     _timed_seconds: float = 0.0
     _running_since: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.timeline is None:
+            self.timeline = Timeline.of([(self.total_steps, self.steps_per_epoch)])
+
     @property
     def epoch(self) -> int:
         """Epochs completed."""
-        return self.step // self.steps_per_epoch
+        return int(self.timeline.epochs(self.step))
 
     @property
     def finished(self) -> bool:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from facetrain.data.manifest import read_label_map
 from facetrain.data.pipeline import input_error
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.models.contract import Contract
 from facetrain.models.embedding_model import embedding_function, save_embedding_model
+from facetrain.models.head_file import save_head
 from facetrain.models.recognizer import FaceRecognizer
 from facetrain.models.weights import named_variables, stream_state, write_state
 from facetrain.training import callbacks
@@ -25,7 +27,7 @@ from facetrain.training.interrupts import InterruptFlag, catch_interrupts
 from facetrain.training.metrics_log import MetricsLog
 from facetrain.training.options import Evaluator, Order, TrainingOptions
 from facetrain.training.run_directory import RunDirectory
-from facetrain.training.stages import Segment, Stage, first_steps, fit_parts, segments
+from facetrain.training.stages import Feed, Segment, Stage, completed, first_steps, fit_parts, segments, timeline_of
 from facetrain.training.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -66,18 +68,20 @@ class Trainer:
     ):
         if not stages:
             raise InputError("a run needs at least one stage")
-        self.recognizer, self.stages, self.dataset, self.order = recognizer, list(stages), dataset, order
-        self.image_name = image_name
+        self.recognizer, self.image_name = recognizer, image_name
+        self.stages = completed(stages, Feed(order, dataset))
+        self._head = self.stages[0].head
         self.run, self.contract, self.evaluators = run, contract, list(evaluators)
         self.schedule, self.runtime, self.options = schedule, runtime, options
         self.store = CheckpointStore(run.checkpoints, options.keep_checkpoints)
-        self.state = RunState(options.steps_per_epoch, first_steps(self.stages)[-1], global_batch)
+        total = first_steps(self.stages)[-1]
+        self.state = RunState(options.steps_per_epoch, total, global_batch, timeline=timeline_of(self.stages))
         self._embed = embedding_function(recognizer.embedding_model, contract.scaling)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over weights, optimiser, averages and clock of a checkpoint."""
         step = checkpoint.state["step"]
-        # The loss whose statistics the checkpoint holds is the one of the last update that was made.
+        # The head and the loss whose variables the checkpoint holds are those of the last update that was made.
         last = [segment for segment in segments(self.stages) if segment.first < max(step, 1)][-1]
         self._use(last.stage)
         write_state(self.recognizer, checkpoint.arrays, str(checkpoint.path))
@@ -118,39 +122,44 @@ class Trainer:
         if first >= segment.end or self.recognizer.stop_training:
             return
         self._use(segment.stage)
-        for part in fit_parts(first, segment.end, self.options.steps_per_epoch):
+        timeline, feed = self.state.timeline, segment.stage.feed
+        stretch = timeline.stretches[timeline.number(first)]
+        for part in fit_parts(first - stretch.first, segment.end - stretch.first, stretch.per_epoch):
             if self.recognizer.stop_training:
                 return
             with _explaining_bad_images():
                 self.recognizer.fit(
-                    self.dataset(part.epoch, part.skip),
-                    initial_epoch=part.epoch,
-                    epochs=part.stop,
+                    feed.dataset(stretch.first_epoch + part.epoch, part.skip),
+                    initial_epoch=stretch.first_epoch + part.epoch,
+                    epochs=stretch.first_epoch + part.stop,
                     steps_per_epoch=part.steps,
                     callbacks=hooks,
                     verbose=0,
                 )
 
     def _use(self, stage: Stage) -> None:
-        """Gives the recogniser the loss and the frozen part of a stage, unless it has them."""
+        """Gives the recogniser the head, the loss and the frozen part of a stage, unless it has them."""
+        if stage.head is not self._head:
+            self.recognizer.change_head(stage.head.make_head(), stage.head.make_optimizer())
+            self._head = stage.head
         if self.recognizer.margin_loss is not stage.loss or self.recognizer.frozen != tuple(stage.frozen):
             self.recognizer.set_stage(stage.loss, stage.frozen)
 
     def _callbacks(
         self, log: MetricsLog | None, display: Display, interrupt: InterruptFlag
     ) -> list[callbacks.RunCallback]:
-        state, options = self.state, self.options
+        state, options, timeline = self.state, self.options, self.state.timeline
         self.recognizer.stop_training = False
 
         def evaluates(step: int) -> bool:
             # The same on all ranks, also on those without evaluators: they meet to average their statistics.
-            return options.evaluates and (step % options.evaluate_every == 0 or step == state.total_steps)
+            return options.evaluates and (options.measures(*timeline.made(step)) or step == state.total_steps)
 
         def saves(step: int) -> bool:
-            return step % options.checkpoint_every == 0 or step == state.total_steps
+            return options.saves(*timeline.made(step)) or step == state.total_steps
 
         def indices(step: int) -> np.ndarray:
-            return self.order.batch(*divmod(step, options.steps_per_epoch))
+            return switch.at(step).feed.order.batch(*timeline.place(step))
 
         def interrupted(step: int) -> bool:
             if self.runtime.world == 1:
@@ -198,8 +207,17 @@ class Trainer:
                 threshold_far=numbers.get(f"{name}/threshold_far"),
                 threshold_set=name,
             )
+        self._save_head()
         with self.recognizer.averaged_weights():
             save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)
+
+    def _save_head(self) -> None:
+        """Writes the centres that belong to the best model, for a later run to start from."""
+        head = self.recognizer.head
+        if getattr(head, "centres", None) is None or head.centres.dtype != tf.float32:
+            return
+        names = read_label_map(self.run.label_map).names if self.run.label_map.is_file() else None
+        save_head(head, self.run.head, identities=names)
 
     def _save_checkpoint(self) -> None:
         self._sync_statistics()

@@ -72,13 +72,19 @@ def test_a_name_is_text_whatever_it_looks_like(calls, config, capsys):
     assert "'name'" in capsys.readouterr().err
 
 
+def test_init_names_where_to_start_from(calls, config, capsys):
+    assert main(["train", config, "--init", "runs/it's", "--set", "init.head=new"]) == 0
+    (loaded,), _ = calls["train"]
+    assert loaded.init.origin == "runs/it's" and (loaded.init.head, loaded.init.weights) == ("new", "best")
+
+
 def test_resume(calls, config, capsys):
     assert main(["train", "--resume", "runs/x", "--json"]) == 0
     assert calls["resume"] == ((Path("runs/x"),), {"show_progress": True})
     assert json.loads(capsys.readouterr().out) == {"run": "runs/x"}
 
 
-@pytest.mark.parametrize("extra", [["c.yaml"], ["--set", "seed=3"], ["--name", "y"]])
+@pytest.mark.parametrize("extra", [["c.yaml"], ["--set", "seed=3"], ["--name", "y"], ["--init", "runs/y"]])
 def test_resume_goes_alone(calls, capsys, extra):
     assert main(["train", "--resume", "runs/x", *extra]) == 2
     assert "goes on with its own config" in capsys.readouterr().err

@@ -50,7 +50,8 @@ def test_dump_round_trips(write):
         "c.yaml",
         "name: '007'\nseed: 5\ndata: {augment: [flip, {name: crop, pad: 4}], kind: synthetic}\n"
         "stages: [{epochs: 0.5, loss: {scale: 16}}, {epochs: 2, name: 'no', freeze: ['*bn*']}]\n"
-        "evaluate: [{synthetic: {pairs: 10}}]\ntrain: {ema: 0.999, checkpoint_every: {steps: 5}}\n",
+        "evaluate: [{synthetic: {pairs: 10}}]\ntrain: {ema: 0.999, checkpoint_every: {steps: 5}}\n"
+        "init: {from: '../a b', head: new}\n",
     )
     config = load_config(path)
     again = load_config(write("dump.yaml", dump_yaml(config)))
@@ -99,6 +100,11 @@ def test_dump_round_trips(write):
         ),
         ("", ["train.epochs=null"], r"set train\.epochs .* or stages"),
         ("", ["stages=[{name: a}]"], r"'stages\.0\.epochs'.* is missing"),
+        ("", ["stages=[{epochs: 1, frozen: bakbone}]"], r"'stages\.0\.frozen'.*did you mean 'backbone'\?"),
+        ("", ["stages=[{epochs: 1, order: 3}]"], r"'stages\.0\.order'.*expected a name or a mapping"),
+        ("", ["init.frm=runs/a"], r"unknown config key 'init\.frm'.*did you mean 'from'\?|'init\.from'.* is missing"),
+        ("", ["init.from=runs/a", "init.head=atuo"], r"'init\.head'.*received 'atuo'; did you mean 'auto'\?"),
+        ("", ["init.from=''"], r"'init\.from'.* should be text that is not empty"),
         ("", ["data.batch_size=10", "train.accumulate_steps=4"], r"take 8 as the batch size"),
         ("base: nowhere.yaml\n", [], r"base 'nowhere\.yaml' \(.*c\.yaml:1\) does not exist"),
         ("base: 3\n", [], r"'base' .*received 3"),

@@ -115,3 +115,27 @@ def test_only_what_each_step_does_must_run_on_the_device():
     check(config(variants=2, augment=["jpeg"], augment_after=["flip"], augment_on="device"))
     with pytest.raises(InputError, match="'jpeg' cannot run on a device"):
         check(config(variants=2, augment=["warp"], augment_after=["jpeg"], augment_on="device"))
+
+
+def staged(**stage):
+    return config_from_dict(
+        {"data": {"batch_size": 64}, "stages": [{"epochs": 1}, {"name": "b", "epochs": 1, **stage}]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"head": "partail"}, "^the head of stage b: unknown head 'partail'; did you mean 'partial'"),
+        ({"head": {"name": "partial", "num_classes": 5}}, "^head.num_classes: the number of classes comes from"),
+        ({"order": "shufle"}, "^the order of stage b: unknown order 'shufle'; did you mean 'shuffle'"),
+        (
+            {"order": {"name": "identity_balanced", "identities": 16, "images": 8}},
+            "^the order of stage b: .* have 128 images, but the global batch has 64",
+        ),
+    ],
+)
+def test_stages_are_checked_too(stage, message):
+    with pytest.raises(InputError, match=message):
+        check(staged(**stage))
+    check(staged(head="partial", order="identity_balanced", frozen="backbone"))
