@@ -14,7 +14,7 @@ from facetrain.training.checkpoints import CheckpointStore
 from facetrain.training.metrics_log import read_metrics
 from tests.integration.commands import ROOT, TINY, assignments, environment, facetrain, last_json
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 # 6 updates an epoch in both orders: 6 + 3 + 3 + 6.
 SETTINGS = {
