@@ -210,11 +210,20 @@ class RecordFile:
         """Returns the payload of an undivided record that fills bytes ``start`` to ``end``, or None for anything else.
 
         It is read past the map: random reads would map pages around each of them, which takes longer than copying.
+
+        Raises:
+            RecordError: if the disk fails, or the file became shorter since it was opened.
         """
         if not 0 <= start < end <= self.size or end - start > _PLAIN_BYTES or self._descriptor is None:
             return None
-        data = os.pread(self._descriptor, end - start, start)
-        if len(data) != end - start or len(data) < _PLAIN.size:
+        try:
+            data = os.pread(self._descriptor, end - start, start)
+        except OSError as error:
+            raise RecordError(self.path, f"cannot be read: {error.strerror}; check the disk", offset=start) from error
+        if len(data) != end - start:
+            what = f"expected {end - start} bytes, received {len(data)}: the file became shorter since it was opened"
+            raise RecordError(self.path, f"{what}; fetch it again", offset=start)
+        if len(data) < _PLAIN.size:
             return None
         mark, length, flag = _PLAIN.unpack_from(data)
         first, last = 8 + HEADER_BYTES + 4 * flag, 8 + length

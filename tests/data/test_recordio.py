@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import resource
@@ -538,6 +539,15 @@ def test_many_payloads_at_once_equal_them_one_by_one(tmp_path):
         rows = np.random.default_rng(0).integers(0, 22, 300)
         assert reader.payloads(rows) == [batch[row][1].payload for row in rows.tolist()]
         assert reader.payloads(np.array([], np.int64)) == []
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_named(tmp_path):
+    path = write(tmp_path / "a.rec", faces(5))
+    with RecordIOReader(path) as reader:
+        os.truncate(path, int(reader.index.offsets[4]) + 10)
+        assert reader.payloads(np.array([0, 3])) == [faces(5)[row][1].payload for row in (0, 3)]
+        with pytest.raises(RecordError, match=r"a\.rec: byte offset \d+: .* became shorter since it was opened"):
+            reader.payloads(np.array([4]))
 
 
 def test_error_survives_pickling():
