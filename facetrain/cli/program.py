@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -93,12 +94,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def run() -> None:
-    """Runs one command and ends the process with its exit code."""
-    code = main()
+def run(argv: Optional[Sequence[str]] = None) -> None:
+    """Runs one command, as ``main`` does, and ends the process with its exit code."""
+    code = main(argv)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, say 'head', had enough; without this Python complains once more while shutting down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if "tensorflow" in sys.modules:
+        # All is written and closed. Threads of TensorFlow may still be at work for an iterator that an error left
+        # behind; taking the interpreter down around them can wait for ever, ending the process cannot.
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
