@@ -222,21 +222,24 @@ class RecordFile:
         places = np.flatnonzero(fits & ((starts | sizes) & 3 == 0))
         if self._descriptor is None or not len(places):
             return [None] * len(starts)
-        data = list(map(self._read_past_map, starts[places].tolist(), sizes[places].tolist()))
+        data = self._read_past_map(starts[places], sizes[places])
         found: list[bytes | None] = [None] * len(starts)
         for place, one, (first, last) in zip(places.tolist(), data, _plain_spans(data, sizes[places])):
-            if first <= last and not any(one[last:]):
+            if last >= 0:
                 found[place] = one[first:last]
         return found
 
-    def _read_past_map(self, start: int, length: int) -> bytes:
-        try:
-            data = os.pread(self._descriptor, length, start)
-        except OSError as error:
-            raise RecordError(self.path, f"cannot be read: {error.strerror}; check the disk", offset=start) from error
-        if len(data) != length:
-            what = f"expected {length} bytes, received {len(data)}: the file became shorter since it was opened"
-            raise RecordError(self.path, f"{what}; fetch it again", offset=start)
+    def _read_past_map(self, starts: np.ndarray, sizes: np.ndarray) -> list[bytes]:
+        data = []
+        for start, size in zip(starts.tolist(), sizes.tolist()):
+            try:
+                data.append(os.pread(self._descriptor, size, start))
+            except OSError as error:
+                what = f"cannot be read: {error.strerror}; check the disk"
+                raise RecordError(self.path, what, offset=start) from error
+            if len(data[-1]) != size:
+                what = f"expected {size} bytes, received {len(data[-1])}: the file became shorter since it was opened"
+                raise RecordError(self.path, f"{what}; fetch it again", offset=start)
         return data
 
     def slice(self, start: int, length: int) -> bytes:
@@ -320,9 +323,13 @@ class RecordFile:
 
 
 def _plain_spans(data: Sequence[bytes], sizes: np.ndarray) -> list[list[int]]:
-    """Returns where each record's payload begins and ends in its bytes; an end of -1 if it is not undivided and whole.
+    """Returns where the payload of each record begins and ends in its bytes; -1 if it is not undivided and whole.
 
-    Padding is not looked at. All records at once: looking for the mark in one after the other takes longer than reading.
+    All records at once: looking for the mark in one after the other takes longer than reading them.
+
+    Args:
+        data: what should be one record each.
+        sizes: int64 [N], how many bytes each has, a multiple of 4 and enough for the header.
     """
     words = np.frombuffer(b"".join(data), "<u4")
     behind = np.cumsum(sizes >> 2)
@@ -330,6 +337,7 @@ def _plain_spans(data: Sequence[bytes], sizes: np.ndarray) -> list[list[int]]:
     marks = np.flatnonzero(words == np.uint32(MARK))
     alone = np.searchsorted(marks, behind) - np.searchsorted(marks, at) == 1
     first = _FRAME.size + HEADER_BYTES + 4 * words[at + 2].astype(np.int64)
-    last = _FRAME.size + words[at + 1].astype(np.int64)  # another kind than 0 makes it too large
-    plain = alone & (words[at] == np.uint32(MARK)) & (last + 3 & ~3 == sizes)
-    return np.stack([first, np.where(plain, last, -1)], axis=1).tolist()
+    last = _FRAME.size + words[at + 1].astype(np.int64)  # a kind other than 0 makes it too large
+    padding = words[behind - 1].astype(np.int64) >> 32 - 8 * (-last & 3)
+    plain = alone & (words[at] == np.uint32(MARK)) & (last + 3 & ~3 == sizes) & (first <= last) & (padding == 0)
+    return np.where(plain, [first, last], -1).T.tolist()
