@@ -1,0 +1,74 @@
+"""The lines of the table of backbones; imports no TensorFlow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """Where the idea of a network is from.
+
+    Attributes:
+        paper: authors, place, year, arXiv number.
+        licence: of the code that the authors published with it, or ``"paper only"``. The code here is this project's.
+    """
+
+    paper: str
+    licence: str
+
+
+class BackboneInfo(NamedTuple):
+    """What a reader of the table wants to know before building a backbone.
+
+    Attributes:
+        parameters: number of weights at three input channels, moving averages included.
+        multiply_adds: operations of one 112x112 image, as ``flops.count_flops`` counts them.
+        features: (height, width, channels) of the output for a 112x112 image.
+        paper, licence: as of ``Source``.
+    """
+
+    parameters: int
+    multiply_adds: int
+    features: tuple[int, int, int]
+    paper: str
+    licence: str
+
+
+_SE = "Hu et al., CVPR 2018, arXiv 1709.01507"
+_CHEN = Source("Chen et al., CCBR 2018, arXiv 1804.07573", "paper only")
+_CHEN_SE = Source(f"{_CHEN.paper}; {_SE}", "Apache-2.0")
+_LARGE = Source(f"{_CHEN.paper}; An et al., CVPR 2022, arXiv 2203.15565", "MIT")
+_DENG = Source("He et al., CVPR 2016, arXiv 1512.03385; Deng et al., CVPR 2019, arXiv 1801.07698", "MIT")
+_DENG_SE = Source(f"{_DENG.paper}; {_SE}", "MIT, Apache-2.0")
+_MOBILE_1 = Source("Howard et al., 2017, arXiv 1704.04861", "Apache-2.0")
+_MOBILE_2 = Source("Sandler et al., CVPR 2018, arXiv 1801.04381", "Apache-2.0")
+_MOBILE_3 = Source("Howard et al., ICCV 2019, arXiv 1905.02244", "Apache-2.0")
+_GHOST = Source("Han et al., CVPR 2020, arXiv 1911.11907", "Apache-2.0")
+_GHOST_2 = Source("Tang et al., NeurIPS 2022, arXiv 2211.12905", "Apache-2.0")
+_GHOST_FACE = Source(
+    "Alansari et al., IEEE Access 2023; Tang et al., NeurIPS 2022, arXiv 2211.12905", "MIT, Apache-2.0"
+)
+
+# name (also the factory's), module, description, parameters, multiply-adds, side and channels of the features, source
+TABLE = (
+    ("mobilefacenet", "mobilefacenet", "inverted residuals with PReLU, for phones", 861440, 217663488, 7, 128, _CHEN),
+    ("se_mobilefacenet", "mobilefacenet", "with squeeze and excitation", 890376, 230531584, 7, 128, _CHEN_SE),
+    ("mobilefacenet_large", "mobilefacenet", "wide blocks, narrow inside", 5811584, 1803350528, 7, 512, _LARGE),
+    ("iresnet18", "iresnet", "residual network of 18 layers, BN first", 11190656, 2597109760, 7, 512, _DENG),
+    ("iresnet34", "iresnet", "residual network of 34 layers, BN first", 21315520, 4446797824, 7, 512, _DENG),
+    ("iresnet50", "iresnet", "residual network of 50 layers, BN first", 30779328, 6296485888, 7, 512, _DENG),
+    ("iresnet100", "iresnet", "residual network of 100 layers, BN first", 52376128, 12076761088, 7, 512, _DENG),
+    ("iresnet200", "iresnet", "residual network of 200 layers, BN first", 106120320, 23406100480, 7, 512, _DENG),
+    ("se_iresnet18", "iresnet", "iresnet18 with squeeze and excitation", 11279856, 2597196800, 7, 512, _DENG_SE),
+    ("se_iresnet34", "iresnet", "iresnet34 with squeeze and excitation", 21476952, 4446955008, 7, 512, _DENG_SE),
+    ("se_iresnet50", "iresnet", "iresnet50 with squeeze and excitation", 31008600, 6296708608, 7, 512, _DENG_SE),
+    ("se_iresnet100", "iresnet", "iresnet100 with squeeze and excitation", 52760808, 12077133312, 7, 512, _DENG_SE),
+    ("se_iresnet200", "iresnet", "iresnet200 with squeeze and excitation", 106889680, 23406844928, 7, 512, _DENG_SE),
+    ("mobilenet_v1", "mobilenet", "depthwise separable convolutions", 3228864, 567716352, 7, 1024, _MOBILE_1),
+    ("mobilenet_v2", "mobilenet", "inverted residuals", 2257984, 299494272, 7, 1280, _MOBILE_2),
+    ("mobilenet_v3_small", "mobilenet_v3", "found by search, small", 939120, 54896576, 7, 576, _MOBILE_3),
+    ("mobilenet_v3_large", "mobilenet_v3", "found by search, large", 2996352, 214080960, 7, 960, _MOBILE_3),
+    ("ghostnet_v1", "ghostnet", "half of the features by cheap convolutions", 2693396, 138641712, 7, 960, _GHOST),
+    ("ghostnet_v2", "ghostnet", "the same with DFC attention", 3708212, 164539488, 7, 960, _GHOST_2),
+    ("ghostfacenet", "ghostnet", "ghostnet_v2 with PReLU, 1.3 wide", 6173120, 266445536, 7, 1248, _GHOST_FACE),
+)

@@ -1,0 +1,128 @@
+"""Every line of the table: what it promises, and what every backbone must be able to do.
+
+A new family is tested by its line alone; TINY says how to make it small where ``width`` does not.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from functools import partial
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+from facetrain import backbones
+from facetrain.backbones import ghostnet, mobilenet, mobilenet_v3
+from facetrain.models.keras_file import load_keras_file
+from tests.backbones.shapes import weigh
+
+SIDE, BATCH = 32, 2
+# Shell pattern of names -> what makes the network tiny; the first that fits counts.
+TINY = {
+    "*iresnet*": {"width": 0.25, "blocks": (1, 1, 2, 1)},
+    "*mobilefacenet*": {"width": 0.25, "stages": ((2, 64, 2, 2), (2, 128, 0.5, 2))},
+    "mobilenet_v1": {"width": 0.25, "blocks": mobilenet.V1_BLOCKS[:6]},
+    "mobilenet_v2": {"width": 0.25, "stages": mobilenet.V2_STAGES[:3]},
+    "mobilenet_v3_*": {"width": 0.25, "blocks": mobilenet_v3.LARGE[2:8]},
+    "ghost*": {"width": 0.25, "blocks": ghostnet.BLOCKS[1:5]},
+    "*": {"width": 0.25},
+}
+
+
+def tiny_spec(name):
+    return {"name": name, **next(tiny for pattern, tiny in TINY.items() if fnmatch(name, pattern))}
+
+
+def _different():
+    """Names of backbones that are different networks when they are tiny."""
+    found = {}
+    for name in backbones.list_backbones():
+        factory = backbones.BACKBONES.get(name)
+        keywords = {**factory.keywords} if isinstance(factory, partial) else {}
+        made = {**keywords, **tiny_spec(name), "name": ""}
+        found.setdefault((getattr(factory, "func", factory), repr(sorted(made.items()))), name)
+    return list(found.values())
+
+
+def _pixels(batch=BATCH):
+    return np.random.default_rng(0).uniform(-1, 1, (batch, SIDE, SIDE, 3)).astype(np.float32)
+
+
+def _randomize(model):
+    """Gives every weight a value of its own, so that one that is lost or exchanged is seen."""
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if weight.dtype.is_floating:
+            weight.assign(weight * rng.uniform(0.9, 1.1, weight.shape) + rng.uniform(0.0, 0.05, weight.shape))
+
+
+@pytest.mark.parametrize("name", backbones.list_backbones())
+def test_line_is_true(name):
+    info = backbones.INFO[name]
+    assert weigh(name) == (info.parameters, info.multiply_adds, info.features)
+    assert info.paper and info.licence
+
+
+@pytest.fixture(scope="module", params=_different())
+def tiny(request):
+    """A tiny network of each kind, every weight random."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model = backbones.create_backbone(tiny_spec(request.param), (SIDE, SIDE, 3))
+    _randomize(model)
+    return model
+
+
+def test_builds_as_it_is_weighed(tiny):
+    parameters, multiply_adds, features = weigh(tiny_spec(tiny.name), (SIDE, SIDE, 3))
+    assert (tiny.count_params(), tiny.output_shape[1:]) == (parameters, features)
+    assert backbones.count_flops(tiny) == multiply_adds
+    assert len({weight.name for weight in tiny.weights}) == len(tiny.weights)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_trains(tiny, precision):
+    model = tiny
+    if precision != "float32":
+        model = backbones.create_backbone({**tiny_spec(tiny.name), "dtype": precision}, (SIDE, SIDE, 3))
+        model.set_weights(tiny.get_weights())
+    pixels, before = _pixels(), tiny.get_weights()
+    target = np.random.default_rng(2).normal(size=(BATCH, *model.output_shape[1:])).astype(np.float32)
+    with tf.GradientTape() as tape:
+        features = tf.cast(model(pixels, training=True), tf.float32)
+        loss = tf.reduce_mean(tf.square(features - target))
+    gradients = tape.gradient(loss, model.trainable_weights)
+    assert np.isfinite(loss) and features.shape == target.shape
+    for gradient, weight in zip(gradients, model.trainable_weights):
+        assert gradient is not None and np.isfinite(gradient).all(), weight.name
+    tiny.set_weights(before)
+
+
+def test_saves_loads_and_exports(tiny, tmp_path):
+    pixels = _pixels(1)
+    embed = tf.function(lambda x: tiny(x, training=False), input_signature=[tf.TensorSpec(pixels.shape)])
+    expected = embed(pixels).numpy()
+
+    tiny.save(tmp_path / "model.keras")
+    loaded = load_keras_file(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(pixels), expected, rtol=1e-4, atol=1e-5)
+
+    for weight in loaded.weights:
+        weight.assign(tf.zeros_like(weight))
+    tiny.save_weights(tmp_path / "model.weights.h5")
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    for ours, theirs in zip(tiny.weights, loaded.weights):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.name)
+
+    module = tf.Module()
+    module.embed, module.weights = embed, tiny.weights
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures={"serving_default": embed})
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(saved.embed(pixels), expected)
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
+    runner = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
+    (values,) = runner(**{next(iter(runner.get_input_details())): pixels}).values()
+    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
