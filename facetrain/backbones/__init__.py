@@ -16,9 +16,9 @@ MIN_SIZE = 32
 BACKBONES = Registry("backbone")
 INFO: dict[str, BackboneInfo] = {}
 
-for _name, _module, _description, _parameters, _multiply_adds, _side, _channels, _source in TABLE:
+for _name, _module, _description, _parameters, _multiply_adds, _side, _channels, _source, *_least in TABLE:
     BACKBONES.add(_name, f"facetrain.backbones.{_module}:{_name}", _description)
-    INFO[_name] = BackboneInfo(_parameters, _multiply_adds, (_side, _side, _channels), *_source)
+    INFO[_name] = BackboneInfo(_parameters, _multiply_adds, (_side, _side, _channels), *_source, *_least)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

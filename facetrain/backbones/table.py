@@ -10,7 +10,8 @@ class Source(NamedTuple):
 
     Attributes:
         paper: authors, place, year, arXiv number.
-        licence: of the code that the authors published with it, or ``"paper only"``. The code here is this project's.
+        licence: of the code that the authors published with it, ``"none stated"`` where that says nothing, or
+            ``"paper only"``. The code here is this project's.
     """
 
     paper: str
@@ -25,6 +26,7 @@ class BackboneInfo(NamedTuple):
         multiply_adds: operations of one 112x112 image, as ``flops.count_flops`` counts them.
         features: (height, width, channels) of the output for a 112x112 image.
         paper, licence: as of ``Source``.
+        min_size: smallest side of an image, in pixels.
     """
 
     parameters: int
@@ -32,6 +34,7 @@ class BackboneInfo(NamedTuple):
     features: tuple[int, int, int]
     paper: str
     licence: str
+    min_size: int = 32
 
 
 _SE = "Hu et al., CVPR 2018, arXiv 1709.01507"
@@ -49,7 +52,11 @@ _GHOST_FACE = Source(
     "Alansari et al., IEEE Access 2023; Tang et al., NeurIPS 2022, arXiv 2211.12905", "MIT, Apache-2.0"
 )
 
-# name (also the factory's), module, description, parameters, multiply-adds, side and channels of the features, source
+    "George et al., TBIOM 2024, arXiv 2307.01838; Maaz et al., CADL 2022, arXiv 2206.10589", "BSD-3-Clause, MIT"
+)
+
+# name (also the factory's), module, description, parameters, multiply-adds, side and channels of the features, source;
+# the smallest side of an image where that is not 32
 TABLE = (
     ("mobilefacenet", "mobilefacenet", "inverted residuals with PReLU, for phones", 861440, 217663488, 7, 128, _CHEN),
     ("se_mobilefacenet", "mobilefacenet", "with squeeze and excitation", 890376, 230531584, 7, 128, _CHEN_SE),

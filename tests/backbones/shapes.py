@@ -27,7 +27,11 @@ def _add_weight(layer: Any, name: str = "", shape: Any = (), trainable: bool = T
 def _symbolic_call(layer: Any, inputs: Any, input_masks: Any, args: Any, kwargs: Any) -> Any:
     layer._maybe_build(inputs)
     shape = layer.compute_output_shape(tf.nest.map_structure(lambda tensor: tensor.shape, inputs))
-    return keras_tensor.KerasTensor(tf.TensorSpec(shape, layer.compute_dtype))
+    several = isinstance(shape, list) and all(isinstance(one, tf.TensorShape) for one in shape)
+    made = [
+        keras_tensor.KerasTensor(tf.TensorSpec(one, layer.compute_dtype)) for one in (shape if several else [shape])
+    ]
+    return made if several else made[0]
 
 
 @contextmanager

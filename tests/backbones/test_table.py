@@ -18,7 +18,7 @@ from facetrain.backbones import ghostnet, mobilenet, mobilenet_v3
 from facetrain.models.keras_file import load_keras_file
 from tests.backbones.shapes import weigh
 
-SIDE, BATCH = 32, 2
+BATCH = 2
 # Shell pattern of names -> what makes the network tiny; the first that fits counts.
 TINY = {
     "*iresnet*": {"width": 0.25, "blocks": (1, 1, 2, 1)},
@@ -46,8 +46,12 @@ def _different():
     return list(found.values())
 
 
-def _pixels(batch=BATCH):
-    return np.random.default_rng(0).uniform(-1, 1, (batch, SIDE, SIDE, 3)).astype(np.float32)
+def _shape(name):
+    return (backbones.INFO[name].min_size,) * 2 + (3,)
+
+
+def _pixels(name, batch=BATCH):
+    return np.random.default_rng(0).uniform(-1, 1, (batch, *_shape(name))).astype(np.float32)
 
 
 def _randomize(model):
@@ -70,13 +74,13 @@ def tiny(request):
     """A tiny network of each kind, every weight random."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    model = backbones.create_backbone(tiny_spec(request.param), (SIDE, SIDE, 3))
+    model = backbones.create_backbone(tiny_spec(request.param), _shape(request.param))
     _randomize(model)
     return model
 
 
 def test_builds_as_it_is_weighed(tiny):
-    parameters, multiply_adds, features = weigh(tiny_spec(tiny.name), (SIDE, SIDE, 3))
+    parameters, multiply_adds, features = weigh(tiny_spec(tiny.name), _shape(tiny.name))
     assert (tiny.count_params(), tiny.output_shape[1:]) == (parameters, features)
     assert backbones.count_flops(tiny) == multiply_adds
     assert len({weight.name for weight in tiny.weights}) == len(tiny.weights)
@@ -86,9 +90,9 @@ def test_builds_as_it_is_weighed(tiny):
 def test_trains(tiny, precision):
     model = tiny
     if precision != "float32":
-        model = backbones.create_backbone({**tiny_spec(tiny.name), "dtype": precision}, (SIDE, SIDE, 3))
+        model = backbones.create_backbone({**tiny_spec(tiny.name), "dtype": precision}, _shape(tiny.name))
         model.set_weights(tiny.get_weights())
-    pixels, before = _pixels(), tiny.get_weights()
+    pixels, before = _pixels(tiny.name), tiny.get_weights()
     target = np.random.default_rng(2).normal(size=(BATCH, *model.output_shape[1:])).astype(np.float32)
     with tf.GradientTape() as tape:
         features = tf.cast(model(pixels, training=True), tf.float32)
@@ -101,7 +105,7 @@ def test_trains(tiny, precision):
 
 
 def test_saves_loads_and_exports(tiny, tmp_path):
-    pixels = _pixels(1)
+    pixels = _pixels(tiny.name, 1)
     embed = tf.function(lambda x: tiny(x, training=False), input_signature=[tf.TensorSpec(pixels.shape)])
     expected = embed(pixels).numpy()
 
