@@ -52,6 +52,9 @@ _GHOST_FACE = Source(
     "Alansari et al., IEEE Access 2023; Tang et al., NeurIPS 2022, arXiv 2211.12905", "MIT, Apache-2.0"
 )
 
+_HE = Source("He et al., ECCV 2016, arXiv 1603.05027", "none stated")
+_SZEGEDY = Source("Szegedy et al., AAAI 2017, arXiv 1602.07261", "Apache-2.0")
+_DING = Source("Ding et al., CVPR 2021, arXiv 2101.03697", "MIT")
     "George et al., TBIOM 2024, arXiv 2307.01838; Maaz et al., CADL 2022, arXiv 2206.10589", "BSD-3-Clause, MIT"
 )
 
@@ -78,4 +81,10 @@ TABLE = (
     ("ghostnet_v1", "ghostnet", "half of the features by cheap convolutions", 2693396, 138641712, 7, 960, _GHOST),
     ("ghostnet_v2", "ghostnet", "the same with DFC attention", 3708212, 164539488, 7, 960, _GHOST_2),
     ("ghostfacenet", "ghostnet", "ghostnet_v2 with PReLU, 1.3 wide", 6173120, 266445536, 7, 1248, _GHOST_FACE),
+    ("resnet50v2", "resnet_v2", "50 layers, BN and activation first", 23564800, 3480207360, 7, 2048, _HE),
+    ("resnet101v2", "resnet_v2", "101 layers, BN and activation first", 42626560, 7192428544, 7, 2048, _HE),
+    ("inception_resnet_v2", "inception_resnet", "scaled modules", 54336736, 6446448000, 5, 1536, _SZEGEDY, 39),
+    ("repvgg_a0", "repvgg", "three branches become one; 22 layers", 7851616, 1511301120, 7, 1280, _DING),
+    ("repvgg_a1", "repvgg", "three branches become one; 22 wider layers", 12841088, 2625208320, 7, 1280, _DING),
+    ("repvgg_b0", "repvgg", "three branches become one; 28 layers", 14572160, 3395911680, 7, 1280, _DING),
 )

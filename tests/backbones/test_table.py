@@ -27,6 +27,9 @@ TINY = {
     "mobilenet_v2": {"width": 0.25, "stages": mobilenet.V2_STAGES[:3]},
     "mobilenet_v3_*": {"width": 0.25, "blocks": mobilenet_v3.LARGE[2:8]},
     "ghost*": {"width": 0.25, "blocks": ghostnet.BLOCKS[1:5]},
+    "resnet*v2": {"width": 0.125, "blocks": (2, 2, 2, 2)},
+    "inception_resnet_v2": {"width": 0.125, "blocks": (1, 1, 2)},
+    "repvgg_*": {"width": 0.25, "blocks": (2, 1, 1, 1), "widths": (1.0, 1.0, 1.0, 1.0)},
     "*": {"width": 0.25},
 }
 
