@@ -54,6 +54,8 @@ _GHOST_FACE = Source(
 
 _HE = Source("He et al., ECCV 2016, arXiv 1603.05027", "none stated")
 _SZEGEDY = Source("Szegedy et al., AAAI 2017, arXiv 1602.07261", "Apache-2.0")
+_TAN = Source("Tan and Le, ICML 2019, arXiv 1905.11946", "Apache-2.0")
+_TAN_2 = Source("Tan and Le, ICML 2021, arXiv 2104.00298", "Apache-2.0")
 _DING = Source("Ding et al., CVPR 2021, arXiv 2101.03697", "MIT")
     "George et al., TBIOM 2024, arXiv 2307.01838; Maaz et al., CADL 2022, arXiv 2206.10589", "BSD-3-Clause, MIT"
 )
@@ -87,4 +89,14 @@ TABLE = (
     ("repvgg_a0", "repvgg", "three branches become one; 22 layers", 7851616, 1511301120, 7, 1280, _DING),
     ("repvgg_a1", "repvgg", "three branches become one; 22 wider layers", 12841088, 2625208320, 7, 1280, _DING),
     ("repvgg_b0", "repvgg", "three branches become one; 28 layers", 14572160, 3395911680, 7, 1280, _DING),
+    ("efficientnet_b0", "efficientnet", "inverted residuals with gates", 4049564, 384534752, 7, 1280, _TAN),
+    ("efficientnet_b1", "efficientnet", "1.1 times as deep", 6575232, 568371680, 7, 1280, _TAN),
+    ("efficientnet_b2", "efficientnet", "1.2 times as deep, 1.1 as wide", 7768562, 657555440, 7, 1408, _TAN),
+    ("efficientnet_b3", "efficientnet", "1.4 times as deep, 1.2 as wide", 10783528, 961172240, 7, 1536, _TAN),
+    ("efficientnet_b4", "efficientnet", "1.8 times as deep, 1.4 as wide", 17673816, 1501918432, 7, 1792, _TAN),
+    ("efficientnet_v2_b0", "efficientnet_v2", "early blocks fused", 5919312, 716806176, 7, 1280, _TAN_2),
+    ("efficientnet_v2_b1", "efficientnet_v2", "1.1 times as deep", 6931124, 1014579232, 7, 1280, _TAN_2),
+    ("efficientnet_v2_b2", "efficientnet_v2", "1.2 as deep, 1.1 as wide", 8769374, 1167422832, 7, 1408, _TAN_2),
+    ("efficientnet_v2_b3", "efficientnet_v2", "1.4 as deep, 1.2 as wide", 12930622, 1608442624, 7, 1536, _TAN_2),
+    ("efficientnet_v2_s", "efficientnet_v2", "early blocks fused, small", 20331360, 2848615872, 7, 1280, _TAN_2),
 )

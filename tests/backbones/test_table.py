@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from facetrain import backbones
-from facetrain.backbones import ghostnet, mobilenet, mobilenet_v3
+from facetrain.backbones import efficientnet, efficientnet_v2, ghostnet, mobilenet, mobilenet_v3
 from facetrain.models.keras_file import load_keras_file
 from tests.backbones.shapes import weigh
 
@@ -30,6 +30,8 @@ TINY = {
     "resnet*v2": {"width": 0.125, "blocks": (2, 2, 2, 2)},
     "inception_resnet_v2": {"width": 0.125, "blocks": (1, 1, 2)},
     "repvgg_*": {"width": 0.25, "blocks": (2, 1, 1, 1), "widths": (1.0, 1.0, 1.0, 1.0)},
+    "efficientnet_b*": {"width": 0.25, "depth": 0.5, "stages": efficientnet.STAGES[:4]},
+    "efficientnet_v2_*": {"width": 0.25, "depth": 0.5, "stages": efficientnet_v2.STAGES_B[:4], "stem_filters": 32},
     "*": {"width": 0.25},
 }
 
