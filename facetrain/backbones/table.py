@@ -56,6 +56,8 @@ _HE = Source("He et al., ECCV 2016, arXiv 1603.05027", "none stated")
 _SZEGEDY = Source("Szegedy et al., AAAI 2017, arXiv 1602.07261", "Apache-2.0")
 _TAN = Source("Tan and Le, ICML 2019, arXiv 1905.11946", "Apache-2.0")
 _TAN_2 = Source("Tan and Le, ICML 2021, arXiv 2104.00298", "Apache-2.0")
+_ZHANG = Source("Zhang et al., CVPRW 2022, arXiv 2004.08955", "Apache-2.0")
+_YAN = Source("Yan et al., ICCVW 2019, arXiv 1910.04985", "MIT")
 _DING = Source("Ding et al., CVPR 2021, arXiv 2101.03697", "MIT")
     "George et al., TBIOM 2024, arXiv 2307.01838; Maaz et al., CADL 2022, arXiv 2206.10589", "BSD-3-Clause, MIT"
 )
@@ -85,6 +87,7 @@ TABLE = (
     ("ghostfacenet", "ghostnet", "ghostnet_v2 with PReLU, 1.3 wide", 6173120, 266445536, 7, 1248, _GHOST_FACE),
     ("resnet50v2", "resnet_v2", "50 layers, BN and activation first", 23564800, 3480207360, 7, 2048, _HE),
     ("resnet101v2", "resnet_v2", "101 layers, BN and activation first", 42626560, 7192428544, 7, 2048, _HE),
+    ("resnest50", "resnest", "50 layers with split attention", 25498816, 5369112576, 7, 2048, _ZHANG),
     ("inception_resnet_v2", "inception_resnet", "scaled modules", 54336736, 6446448000, 5, 1536, _SZEGEDY, 39),
     ("repvgg_a0", "repvgg", "three branches become one; 22 layers", 7851616, 1511301120, 7, 1280, _DING),
     ("repvgg_a1", "repvgg", "three branches become one; 22 wider layers", 12841088, 2625208320, 7, 1280, _DING),
@@ -99,4 +102,5 @@ TABLE = (
     ("efficientnet_v2_b2", "efficientnet_v2", "1.2 as deep, 1.1 as wide", 8769374, 1167422832, 7, 1408, _TAN_2),
     ("efficientnet_v2_b3", "efficientnet_v2", "1.4 as deep, 1.2 as wide", 12930622, 1608442624, 7, 1536, _TAN_2),
     ("efficientnet_v2_s", "efficientnet_v2", "early blocks fused, small", 20331360, 2848615872, 7, 1280, _TAN_2),
+    ("vargfacenet", "vargfacenet", "groups of eight channels, for phones", 3022560, 359561216, 1, 1024, _YAN),
 )

@@ -28,10 +28,12 @@ TINY = {
     "mobilenet_v3_*": {"width": 0.25, "blocks": mobilenet_v3.LARGE[2:8]},
     "ghost*": {"width": 0.25, "blocks": ghostnet.BLOCKS[1:5]},
     "resnet*v2": {"width": 0.125, "blocks": (2, 2, 2, 2)},
+    "resnest*": {"width": 0.125, "blocks": (1, 1, 1, 1)},
     "inception_resnet_v2": {"width": 0.125, "blocks": (1, 1, 2)},
     "repvgg_*": {"width": 0.25, "blocks": (2, 1, 1, 1), "widths": (1.0, 1.0, 1.0, 1.0)},
     "efficientnet_b*": {"width": 0.25, "depth": 0.5, "stages": efficientnet.STAGES[:4]},
     "efficientnet_v2_*": {"width": 0.25, "depth": 0.5, "stages": efficientnet_v2.STAGES_B[:4], "stem_filters": 32},
+    "vargfacenet": {"width": 0.5, "blocks": (2, 1, 1), "final_filters": 64},
     "*": {"width": 0.25},
 }
 
