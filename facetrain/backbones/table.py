@@ -59,6 +59,8 @@ _TAN_2 = Source("Tan and Le, ICML 2021, arXiv 2104.00298", "Apache-2.0")
 _ZHANG = Source("Zhang et al., CVPRW 2022, arXiv 2004.08955", "Apache-2.0")
 _YAN = Source("Yan et al., ICCVW 2019, arXiv 1910.04985", "MIT")
 _DING = Source("Ding et al., CVPR 2021, arXiv 2101.03697", "MIT")
+_DOSOVITSKIY = Source("Dosovitskiy et al., ICLR 2021, arXiv 2010.11929; An et al., CVPR 2022, arXiv 2203.15565", "MIT")
+_GEORGE = Source(
     "George et al., TBIOM 2024, arXiv 2307.01838; Maaz et al., CADL 2022, arXiv 2206.10589", "BSD-3-Clause, MIT"
 )
 
@@ -103,4 +105,9 @@ TABLE = (
     ("efficientnet_v2_b3", "efficientnet_v2", "1.4 as deep, 1.2 as wide", 12930622, 1608442624, 7, 1536, _TAN_2),
     ("efficientnet_v2_s", "efficientnet_v2", "early blocks fused, small", 20331360, 2848615872, 7, 1280, _TAN_2),
     ("vargfacenet", "vargfacenet", "groups of eight channels, for phones", 3022560, 359561216, 1, 1024, _YAN),
+    ("edgeface_xs", "edgeface", "attention over channels, of low rank", 1688636, 76009436, 3, 192, _GEORGE),
+    ("edgeface_s", "edgeface", "attention over channels, of low rank", 3527368, 151569552, 3, 304, _GEORGE),
+    ("vit_tiny", "vit", "12 transformer blocks of 256 channels", 9567744, 1495314432, 12, 256, _DOSOVITSKIY),
+    ("vit_small", "vit", "12 transformer blocks of 512 channels", 38009856, 5708537856, 12, 512, _DOSOVITSKIY),
+    ("vit_base", "vit", "24 transformer blocks of 512 channels", 75820032, 11399159808, 12, 512, _DOSOVITSKIY),
 )

@@ -34,6 +34,8 @@ TINY = {
     "efficientnet_b*": {"width": 0.25, "depth": 0.5, "stages": efficientnet.STAGES[:4]},
     "efficientnet_v2_*": {"width": 0.25, "depth": 0.5, "stages": efficientnet_v2.STAGES_B[:4], "stem_filters": 32},
     "vargfacenet": {"width": 0.5, "blocks": (2, 1, 1), "final_filters": 64},
+    "edgeface_*": {"blocks": (1, 2, 1, 1), "channels": (8, 12, 20, 40), "heads": 4, "rank_ratio": 0.6},
+    "vit_*": {"channels": 32, "blocks": 2, "heads": 4},
     "*": {"width": 0.25},
 }
 
