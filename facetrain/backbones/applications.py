@@ -13,11 +13,14 @@ from tensorflow import keras
 
 from facetrain.backbones.applications_table import APPLICATIONS
 from facetrain.errors import InputError, did_you_mean
+from facetrain.layers.blocks import LayerFactory
 from facetrain.layers.grouped import GroupedConv2D
+from facetrain.layers.learned import LearnedScale
 
 # Arguments of the functions of Keras that decide what is no matter of a backbone, or that are given here otherwise.
 _NOT_TAKEN = frozenset(
-    "include_top weights input_tensor input_shape pooling classes classifier_activation model_name kwargs".split()
+    "include_top weights input_tensor input_shape pooling classes classifier_activation dropout dropout_rate "
+    "model_name kwargs".split()
 )
 _SUMS = ("__operators__.add", "math.add")
 _PRODUCTS = ("__operators__.mul", "math.multiply")
@@ -51,6 +54,7 @@ def application(
     Raises:
         InputError: for an unknown argument, an input that is too small, or a file that is missing or does not fit.
     """
+    LayerFactory(bn_momentum=bn_momentum or 0.0, bn_epsilon=1.0 if bn_epsilon is None else bn_epsilon)
     make = getattr(keras.applications, application)
     given = {"include_preprocessing": False, **arguments}
     known = [key for key in inspect.signature(make).parameters if key not in _NOT_TAKEN]
@@ -113,7 +117,9 @@ def _with_plain_layers(model: keras.Model) -> tf.Tensor:
 def _plain(layer: keras.layers.Layer) -> Callable[..., tf.Tensor]:
     if isinstance(layer, keras.layers.Conv2D) and getattr(layer, "groups", 1) > 1:
         return GroupedConv2D.from_config(layer.get_config())
-    # Keras keeps the class of operators to itself.
+    # Keras keeps these classes to itself, and cannot read its own ConvNeXt's scales from a file.
+    if type(layer).__name__ == "LayerScale":
+        return LearnedScale(initial=layer.init_values, name=layer.name, dtype=layer.dtype_policy)
     return functools.partial(_operator, layer) if type(layer).__name__ == "TFOpLambda" else layer
 
 

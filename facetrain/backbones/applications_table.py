@@ -97,3 +97,6 @@ APPLICATIONS: dict[str, tuple[int, int, int, int, Source]] = {
     "VGG19": (20024384, 4877107200, 3, 512, _VGG),
     "Xception": (20861480, 1148026800, 4, 2048, _XCEPTION),
 }
+
+# The smallest side of an image, where that is not 32.
+MIN_SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}

@@ -35,7 +35,11 @@ def _symbolic_call(layer: Any, inputs: Any, input_masks: Any, args: Any, kwargs:
     except NotImplementedError:
         # Layers inside keras.applications that say nothing: scales, sums and products keep their first input's shape.
         shape = tf.nest.flatten(inputs)[0].shape
-    return keras_tensor.KerasTensor(tf.TensorSpec(shape, layer.compute_dtype))
+    several = isinstance(shape, list) and all(isinstance(one, tf.TensorShape) for one in shape)
+    made = [
+        keras_tensor.KerasTensor(tf.TensorSpec(one, layer.compute_dtype)) for one in (shape if several else [shape])
+    ]
+    return made if several else made[0]
 
 
 @contextmanager
