@@ -9,6 +9,7 @@ _HOME = {
     "CosineDense": "cosine",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
+    "GroupedConv2D": "grouped",
     "LayerFactory": "blocks",
     "PartialCosineDense": "partial",
     "SeededDropout": "dropout",
