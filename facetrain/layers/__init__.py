@@ -6,12 +6,21 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Affine": "arithmetic",
+    "Clip": "arithmetic",
     "CosineDense": "cosine",
+    "Elementwise": "arithmetic",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
+    "Interpolation": "spatial",
     "LayerFactory": "blocks",
+    "MatMul": "arithmetic",
+    "Padding": "spatial",
     "PartialCosineDense": "partial",
+    "Power": "arithmetic",
+    "Reduce": "arithmetic",
     "SeededDropout": "dropout",
+    "Slice": "spatial",
     "SubCenterCosineDense": "cosine",
     "l2_normalize": "cosine",
 }

@@ -1,0 +1,228 @@
+"""Reading ONNX files that may come from strangers: limits, weights beside the file, and the checks of onnx itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facetrain.errors import InputError
+from facetrain.files import PathLike
+
+MAX_BYTES = (2 << 30) - 1
+"""Largest model, weights beside it included: what the format itself can hold."""
+MAX_NODES = 100_000
+_DOMAINS = ("", "ai.onnx")
+# Element type of ONNX -> bytes of one element: floats, integers and truth values of any size.
+_ITEM_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One operation of a graph.
+
+    Attributes:
+        op: its operator, with the domain in front if that is not ONNX's own.
+        name: as the file gives it; may be empty.
+        inputs, outputs: names of tensors; empty for those left out.
+        attributes: values by name; tensors are arrays.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The node for messages."""
+        return f"{self.op} node {(self.name or ''.join(self.outputs[:1]))[:80]!r}"
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What is in an ONNX file.
+
+    Attributes:
+        path: of the file.
+        nodes: in the order in which they are computed.
+        arrays: weights and constants by name, float32 or integers.
+        inputs: (name, sizes) of each input that is no weight; a size is None where the file leaves it open.
+        outputs: names.
+        opset: version of ONNX's operators.
+        metadata: texts that the file carries.
+        producer: software that wrote it.
+        content: the whole model with its weights, as bytes that any ONNX software reads.
+    """
+
+    path: Path
+    nodes: tuple[OnnxNode, ...]
+    arrays: dict[str, np.ndarray]
+    inputs: tuple[tuple[str, tuple[int | None, ...]], ...]
+    outputs: tuple[str, ...]
+    opset: int
+    metadata: dict[str, str]
+    producer: str
+    content: bytes
+
+
+def read_onnx(path: PathLike) -> OnnxFile:
+    """Reads an ONNX model.
+
+    Args:
+        path: of the ``.onnx`` file; weights may lie in files beside it, in the same folder or below.
+    Raises:
+        InputError: if it is missing, damaged, too large, no valid graph, refers to files elsewhere or holds NaN.
+        ModuleNotFoundError: if onnx is not installed.
+    """
+    path = Path(path)
+    model = _parse(path)
+    _take_in_weights(model, path)
+    graph = model.graph
+    arrays = {tensor.name: tensor_array(tensor, path) for tensor in graph.initializer}
+    return OnnxFile(
+        path=path,
+        nodes=tuple(_node(node, path) for node in graph.node),
+        arrays=arrays,
+        inputs=tuple((value.name, _sizes(value)) for value in graph.input if value.name not in arrays),
+        outputs=tuple(value.name for value in graph.output),
+        opset=next((entry.version for entry in model.opset_import if entry.domain in _DOMAINS), 1),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        producer=" ".join(text for text in (model.producer_name, model.producer_version) if text)[:80],
+        content=model.SerializeToString(),
+    )
+
+
+def _parse(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path}: expected an ONNX model of at most {MAX_BYTES} bytes, received {size}")
+        model = onnx.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected an ONNX model, but it cannot be read ({error.strerror or error})"
+        ) from error
+    except DecodeError:
+        raise InputError(f"{path}: expected an ONNX model, received {size} bytes that are none, or a cut one") from None
+    graph = model.graph
+    if not graph.node:
+        raise InputError(f"{path}: expected an ONNX model, but it holds no graph; the file is cut or another kind")
+    if len(graph.node) > MAX_NODES:
+        raise InputError(f"{path}: its graph has {len(graph.node)} nodes, at most {MAX_NODES} are taken")
+    if graph.sparse_initializer:
+        raise InputError(f"{path}: it holds sparse weights, which are not supported; export it with dense ones")
+    return model
+
+
+def _take_in_weights(model: Any, path: Path) -> None:
+    """Puts weights that lie in files beside the model into it."""
+    total = model.ByteSize()
+    for tensor in model.graph.initializer:
+        if tensor.data_location == tensor.EXTERNAL:
+            data = _beside(tensor, path)
+            total += len(data)
+            if total > MAX_BYTES:
+                raise InputError(f"{path}: with the weights beside it, it is larger than {MAX_BYTES} bytes")
+            tensor.ClearField("external_data")
+            tensor.data_location = tensor.DEFAULT
+            tensor.raw_data = data
+
+
+def _beside(tensor: Any, path: Path) -> bytes:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    what = f"{path}: weight {tensor.name[:80]!r}"
+    location, folder = entries.get("location", ""), path.parent.resolve()
+    file = (folder / location.replace("\0", "?")).resolve()
+    if not file.is_relative_to(folder):
+        raise InputError(f"{what} lies in {location[:80]!r}, outside the model's folder; refused")
+    if not file.is_file():
+        raise InputError(f"{what} lies in {location[:80]!r}, which is not beside the model; put it there")
+    if tensor.data_type not in _ITEM_SIZES:
+        raise InputError(f"{what} has the unsupported element type {tensor.data_type}")
+    try:
+        offset = int(entries.get("offset", 0))
+        with open(file, "rb") as handle:
+            available = handle.seek(0, 2) - offset
+            expected = prod(tensor.dims) * _ITEM_SIZES[tensor.data_type]
+            if offset < 0 or min(tensor.dims, default=0) < 0 or expected > available:
+                raise InputError(f"{what} needs {expected} bytes of {file.name} from {offset} on, it has {available}")
+            handle.seek(offset)
+            return handle.read(expected)
+    except OSError as error:
+        raise InputError(f"{what} lies in '{file}', which cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{what} states a place that is no number ({error})") from error
+
+
+def check_onnx(file: OnnxFile) -> None:
+    """Has onnx itself look a model through.
+
+    Raises:
+        InputError: with the first thing that it finds wrong.
+    """
+    from onnx import checker
+
+    try:
+        checker.check_model(file.content)
+    except (checker.ValidationError, ValueError) as error:
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        raise InputError(f"{file.path}: it is not a valid ONNX model ({lines[0][:300]})") from error
+
+
+def _node(node: Any, path: Path) -> OnnxNode:
+    op = node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
+    attributes = {attribute.name: _attribute(attribute, path) for attribute in node.attribute}
+    return OnnxNode(op, node.name, tuple(node.input), tuple(node.output), attributes)
+
+
+def _attribute(attribute: Any, path: Path) -> Any:
+    from onnx import helper
+
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if attribute.type == attribute.TENSOR:
+        return tensor_array(value, path)
+    return value
+
+
+def _sizes(value: Any) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims)
+
+
+def tensor_array(tensor: Any, path: Path) -> np.ndarray:
+    """Returns a weight: floats of any precision as float32, integers and truth values as they are.
+
+    Raises:
+        InputError: if its bytes do not fit its shape, it holds other things than numbers, or NaN or infinite values.
+    """
+    from onnx import numpy_helper
+
+    what = f"{path}: weight {tensor.name[:80]!r}"
+    if tensor.data_location == tensor.EXTERNAL:
+        raise InputError(f"{what} of a node lies in another file, which is not supported")
+    if tensor.data_type == tensor.STRING:
+        raise InputError(f"{what} holds text, expected numbers")
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{what} cannot be read ({str(error)[:200]}); the file is damaged") from error
+    if array.dtype.kind in "iub":
+        return array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    # A single infinite value is how a bound is written that does not bind.
+    if np.isnan(array).any() or (array.size > 1 and not np.isfinite(array).all()):
+        raise InputError(f"{what} holds NaN or infinite values; the file is damaged, or its training has diverged")
+    return array
