@@ -25,6 +25,7 @@ def iresnet(
     kernel_initializer: Any = "glorot_uniform",
     padding: str = "symmetric",
     dtype: str | None = None,
+    pool_shortcut: bool = False,
     name: str = "iresnet",
 ) -> keras.Model:
     """Builds an IResNet; each of its stages halves the size, so the features have 1/16 of the input's.
@@ -40,6 +41,8 @@ def iresnet(
         width: factor of every number of channels (64, 128, 256, 512), rounded to a multiple of 16.
         activation, bn_momentum, bn_epsilon, kernel_initializer, padding, dtype: as in LayerFactory. MXNet's models
             have ``bn_epsilon=2e-5``.
+        pool_shortcut: whether a strided shortcut that keeps the number of channels just takes every second pixel, as in
+            the IR networks of AdaFace, rather than through a 1x1 convolution and BN.
         name: name of the model.
     Returns:
         A model from pixels [B, H, W, C] to features [B, ceil(H / 16), ceil(W / 16), 512 * width].
@@ -56,12 +59,19 @@ def iresnet(
     x = make.conv_norm_act(inputs, channels[0], 3, "stem")
     for stage, (count, out) in enumerate(zip(blocks, channels), start=1):
         for block in range(1, count + 1):
-            x = _residual(make, x, out, strides=2 if block == 1 else 1, name=f"stage{stage}_block{block}")
+            strides = 2 if block == 1 else 1
+            pool = pool_shortcut and x.shape[-1] == out
+            x = _residual(make, x, out, strides, pool, f"stage{stage}_block{block}")
     return keras.Model(inputs, x, name=name)
 
 
-def _residual(make: LayerFactory, x: tf.Tensor, filters: int, strides: int, name: str) -> tf.Tensor:
-    shortcut = x if strides == 1 else make.conv_norm(x, filters, 1, f"{name}_shortcut", strides)
+def _residual(make: LayerFactory, x: tf.Tensor, filters: int, strides: int, pool: bool, name: str) -> tf.Tensor:
+    if strides == 1:
+        shortcut = x
+    elif pool:
+        shortcut = keras.layers.MaxPooling2D(1, strides, dtype=make.dtype, name=f"{name}_shortcut_pool")(x)
+    else:
+        shortcut = make.conv_norm(x, filters, 1, f"{name}_shortcut", strides)
     x = make.norm(x, f"{name}_bn")
     x = make.conv_norm_act(x, filters, 3, f"{name}_1")
     x = make.conv_norm(x, filters, 3, f"{name}_2", strides)

@@ -10,11 +10,13 @@ from tensorflow import keras
 
 from facetrain.errors import InputError
 from facetrain.layers.blocks import LayerFactory
+from facetrain.layers.grouped import GroupedConv2D
 
 # (blocks, channels, expansion, stride of the first block) of each stage: table 1 of the paper, where the first
 # bottleneck of 128 channels and the six that follow it are two rows.
 STAGES = ((5, 64, 2, 2), (1, 128, 4, 2), (6, 128, 2, 1), (1, 128, 4, 2), (2, 128, 2, 1))
-STEMS = ("depthwise", "separable")
+STEMS = ("depthwise", "separable", "grouped", "none")
+_STEM_GROUPS = 64
 
 
 def mobilefacenet(
@@ -41,7 +43,8 @@ def mobilefacenet(
         width: factor of every number of channels, rounded to a multiple of 8.
         stages: (blocks, channels, expansion, stride) of each stage; ``expansion`` multiplies the block's input.
         stem: what follows the first convolution: a ``"depthwise"`` convolution as in the paper, or a ``"separable"``
-            one (depthwise, then 1x1) as in Keras_insightface.
+            one (depthwise, then 1x1) as in Keras_insightface, a ``"grouped"`` one of 64 groups as in arcface_torch, or
+            ``"none"``.
         final_filters: channels of the last 1x1 convolution, 512 in the paper; 0 leaves it out, as the necks here map
             the features to an embedding themselves.
         first_shortcut: whether the first block of a stage with stride 1 adds its input too, as in the paper.
@@ -62,7 +65,9 @@ def mobilefacenet(
     x = make.conv_norm_act(inputs, channels, 3, "stem_1", strides=2)
     if stem == "depthwise":
         x = make.depthwise_norm_act(x, 3, "stem_2")
-    else:
+    elif stem == "grouped":
+        x = make.act(make.norm(_grouped(make, x, "stem_2_conv"), "stem_2_bn"), "stem_2_act")
+    elif stem == "separable":
         x = make.depthwise(x, 3, "stem_2_depthwise")
         x = make.conv_norm_act(x, channels, 1, "stem_2")
     for stage, (blocks, filters, expansion, strides) in enumerate(stages, start=1):
@@ -76,15 +81,31 @@ def mobilefacenet(
 
 
 def _bottleneck(
-    make: LayerFactory, x: tf.Tensor, filters: int, expansion: int, strides: int, shortcut: bool, name: str
+    make: LayerFactory, x: tf.Tensor, filters: int, expansion: float, strides: int, shortcut: bool, name: str
 ) -> tf.Tensor:
     inputs = x
-    x = make.conv_norm_act(x, inputs.shape[-1] * expansion, 1, f"{name}_expand")
+    x = make.conv_norm_act(x, int(inputs.shape[-1] * expansion), 1, f"{name}_expand")
     x = make.depthwise_norm_act(x, 3, f"{name}_depthwise", strides)
     x = make.conv_norm(x, filters, 1, f"{name}_project")
     if shortcut and inputs.shape[-1] == filters:
         return make.add(x, inputs, f"{name}_add")
     return x
+
+
+def _grouped(make: LayerFactory, x: tf.Tensor, name: str) -> tf.Tensor:
+    channels = x.shape[-1]
+    if channels % _STEM_GROUPS:
+        raise InputError(f"a grouped stem needs a multiple of {_STEM_GROUPS} channels, width gives {channels}")
+    return GroupedConv2D(
+        channels,
+        3,
+        padding="same",
+        use_bias=False,
+        groups=_STEM_GROUPS,
+        kernel_initializer=make.kernel_initializer,
+        dtype=make.dtype,
+        name=name,
+    )(x)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -14,6 +14,7 @@ from facetrain import __version__
 from facetrain.cli import (
     align,
     compare,
+    convert,
     data,
     data_check,
     data_overlap,
@@ -47,6 +48,7 @@ data.app.command()(data_write.merge)
 data.app.command("filter")(data_write.filter_set)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
+app.add_typer(convert.app, name="convert")
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)

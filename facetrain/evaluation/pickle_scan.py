@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickletools
 
-_ALLOWED_OPCODES = frozenset(
+ALLOWED_OPCODES = frozenset(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 STRING BINSTRING "
     "SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
     "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET "
@@ -22,36 +22,41 @@ _MAX_NUMBER_TEXT = 32
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, or asks for more than lists of images hold; the message is the end of a sentence."""
+    """A pickle that is damaged, or asks for more than its content needs; the message is the end of a sentence."""
 
 
-def scan_pickle(data: bytes) -> int:
+def scan_pickle(
+    data: bytes, allowed: frozenset[str] = ALLOWED_OPCODES, content: str = "lists of images", start: int = 0
+) -> int:
     """Walks over all instructions of a pickle without running them.
 
     Args:
         data: the whole pickle.
+        allowed: names of the instructions that it may hold.
+        content: what is read, in the plural, for messages.
+        start: where in ``data`` it begins.
 
     Returns:
         the position after the last instruction.
 
     Raises:
-        PickleError: at an instruction that lists of images never need, a length beyond the end, or a claim on memory.
+        PickleError: at an instruction that is not allowed, a length beyond the end, or a claim on memory.
     """
     if not data:
         raise PickleError("it is empty")
-    position, count = 0, 0
+    position, count = start, 0
     while position < len(data):
         opcode = _OPCODES.get(data[position])
         if opcode is None:
             raise PickleError(f"it is no pickle, or a damaged one (byte {data[position]} at position {position})")
-        if opcode.name not in _ALLOWED_OPCODES:
+        if opcode.name not in allowed:
             raise PickleError(
-                f"it holds a {opcode.name} instruction at position {position}, which lists of images never need; "
+                f"it holds a {opcode.name} instruction at position {position}, which {content} never need; "
                 "such files can run code, so it was not opened"
             )
-        start = position + 1
-        position = _argument_end(data, start, opcode)
-        _check_number(data[start:position], opcode.name, count)
+        first = position + 1
+        position = _argument_end(data, first, opcode)
+        _check_number(data[first:position], opcode.name, count)
         count += 1
         if opcode.name == "STOP":
             return position

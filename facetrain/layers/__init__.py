@@ -12,6 +12,7 @@ _HOME = {
     "Elementwise": "arithmetic",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
+    "GroupedConv2D": "grouped",
     "Interpolation": "spatial",
     "LayerFactory": "blocks",
     "MatMul": "arithmetic",
