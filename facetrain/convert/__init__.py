@@ -11,6 +11,7 @@ _HOMES = {
     "ConvertOptions": "conversion",
     "Judge": "conversion",
     "Matching": "conversion",
+    "convert_onnx": "onnx",
     "convert_torch": "torch",
     "finish_conversion": "finish",
 }

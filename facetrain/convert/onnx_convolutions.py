@@ -12,12 +12,13 @@ from facetrain.convert.onnx_graph import Graph
 from facetrain.convert.onnx_tensors import Tensor, Value, channels_last
 from facetrain.convert.onnx_windows import padded, pair, read_window, subsampled
 from facetrain.errors import InputError
+from facetrain.layers.grouped import GroupedConv2D
 
 _MAPS = channels_last(4)
 
 
 def conv(graph: Graph, node: OnnxNode, x: Value, weights: Value, bias: Optional[Value] = None) -> Tensor:
-    """Conv: a Conv2D, or a DepthwiseConv2D where every channel has its own kernels."""
+    """Conv: a Conv2D or GroupedConv2D, or a DepthwiseConv2D where every channel has its own kernels."""
     tensor, kernel = graph.tensor(x), graph.numbers(weights, "weights")
     window = read_window(node, tensor, kernel.shape[2:])
     groups, channels, filters = int(node.attributes.get("group", 1)), tensor.dims[0], kernel.shape[0]
@@ -62,7 +63,7 @@ def _apply(
             **arguments,
         )
     return graph.layer(
-        keras.layers.Conv2D,
+        keras.layers.Conv2D if groups == 1 else GroupedConv2D,
         value,
         [kernel.transpose(2, 3, 1, 0), *biases],
         filters=filters,

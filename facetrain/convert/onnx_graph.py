@@ -13,11 +13,12 @@ from tensorflow import keras
 from facetrain.convert.onnx_file import OnnxFile, OnnxNode
 from facetrain.convert.onnx_names import LayerNames
 from facetrain.convert.onnx_regroup import lies_in
-from facetrain.convert.onnx_tensors import Constant, Tensor, Value, channels_last
+from facetrain.convert.onnx_tensors import Constant, Folded, Tensor, Value, channels_last
 from facetrain.errors import InputError
 
 Operator = Callable[..., Any]
 
+INPUT_NAME = "pixels"
 MAX_ELEMENTS = 1 << 28
 """Most elements of one tensor of one image."""
 _KERAS_ERRORS = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError)
@@ -44,10 +45,11 @@ class Graph:
         self.epsilons: set[float] = set()
         self.used: set[str] = set()
         self._nodes, self._output = nodes, output
-        self._names = LayerNames(nodes)
+        self._names = LayerNames(nodes, taken=(INPUT_NAME,))
         self._node = nodes[0]
         self._aliases: dict[str, str] = {}
         self._arranged: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+        self._flattened: dict[int, tuple[Any, Tensor]] = {}
         self._consumers: dict[str, list[OnnxNode]] = {}
         for node in nodes:
             for name in node.inputs:
@@ -61,7 +63,7 @@ class Graph:
             shape: (H, W, 3).
             axes: which axis of the graph's input each axis is.
         """
-        tensor = Tensor(keras.Input(tuple(shape), name="pixels", dtype="float32"), axes)
+        tensor = Tensor(keras.Input(tuple(shape), name=INPUT_NAME, dtype="float32"), axes)
         self.values[name] = self.input = tensor
         return tensor
 
@@ -145,10 +147,20 @@ class Graph:
             self._arranged[key] = (tensor, Tensor(value, axes, nonnegative=tensor.nonnegative))
         return self._arranged[key][1]
 
+    def flattened(self, tensor: Tensor) -> Tensor:
+        """Flattens a tensor whose axes lie in another order than the graph means, and remembers the order."""
+        places = tuple(axis - 1 for axis in tensor.axes[1:])
+        folded = Folded(tuple(tensor.dims[place] for place in places), places)
+        value = self.layer(keras.layers.Flatten, tensor.value)
+        self._flattened[id(value)] = (value, tensor)
+        return Tensor(value, (0, 1), folded, None, tensor.nonnegative)
+
     def expanded(self, tensor: Tensor) -> Tensor:
         """Returns a tensor whose flattened axis is taken apart again, if its elements lie in another order."""
         if tensor.folded is None:
             return tensor
+        if id(tensor.value) in self._flattened:
+            return self._flattened[id(tensor.value)][1]
         dims, axes = tensor.folded
         value = self.layer(keras.layers.Reshape, tensor.value, part="unflatten", target_shape=dims)
         return Tensor(value, (0, *(axis + 1 for axis in axes)), nonnegative=tensor.nonnegative)

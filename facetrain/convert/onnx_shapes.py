@@ -12,7 +12,7 @@ from tensorflow import keras
 from facetrain.convert.onnx_file import OnnxNode
 from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_regroup import lies_in, regroup
-from facetrain.convert.onnx_tensors import BATCH, Constant, Folded, Tensor, Value, channels_last
+from facetrain.convert.onnx_tensors import BATCH, Constant, Tensor, Value, channels_last
 from facetrain.errors import InputError
 from facetrain.layers.spatial import Padding, Slice
 
@@ -205,9 +205,7 @@ def reshaped(graph: Graph, tensor: Tensor, target: Sequence[int]) -> Tensor:
     order, axes = regroup(tensor.dims, places, target)
     if not lies_in(tensor.dims, places, order):
         if len(target) == 1:
-            folded = Folded(tuple(tensor.dims[place] for place in places), tuple(places))
-            value = graph.layer(keras.layers.Flatten, tensor.value)
-            return Tensor(value, (0, 1), folded, None, tensor.nonnegative)
+            return graph.flattened(tensor)
         units = [place for place in places if place not in order]
         tensor = graph.arranged(tensor, (0, *(place + 1 for place in (*units, *order))))
     dims = [target[axis] for axis in axes]
