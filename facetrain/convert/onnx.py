@@ -119,7 +119,7 @@ def _scaling(file: OnnxFile, rebuilt: Rebuilt, options: ConvertOptions) -> tuple
         return None, (f"{told}; what it takes are no pixels 0..255",)
     if options.scaling not in (None, "raw"):
         raise InputError(
-            f"{file.path}: {told}, so it takes pixels 0..255, received --scaling {options.scaling}; leave the option out"
+            f"{file.path}: {told}, so it takes pixels 0..255, received --scaling {options.scaling}; leave that out"
         )
     return "raw", (told,)
 

@@ -13,7 +13,7 @@ from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_tensors import BATCH, Constant, Value
 from facetrain.errors import InputError
 
-_MOST = 1 << 26
+_MOST = 1 << 24
 _TYPES = {
     1: "f4",
     2: "u1",

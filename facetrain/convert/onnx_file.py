@@ -83,16 +83,16 @@ def read_onnx(path: PathLike) -> OnnxFile:
     model = _parse(path)
     _take_in_weights(model, path)
     graph = model.graph
-    arrays = {tensor.name: tensor_array(tensor, path) for tensor in graph.initializer}
+    arrays = {_text(tensor.name): tensor_array(tensor, path) for tensor in graph.initializer}
     return OnnxFile(
         path=path,
         nodes=tuple(_node(node, path) for node in graph.node),
         arrays=arrays,
-        inputs=tuple((value.name, _sizes(value)) for value in graph.input if value.name not in arrays),
-        outputs=tuple(value.name for value in graph.output),
+        inputs=tuple((_text(value.name), _sizes(value)) for value in graph.input if _text(value.name) not in arrays),
+        outputs=tuple(_text(value.name) for value in graph.output),
         opset=next((entry.version for entry in model.opset_import if entry.domain in _DOMAINS), 1),
-        metadata={entry.key: entry.value for entry in model.metadata_props},
-        producer=" ".join(text for text in (model.producer_name, model.producer_version) if text)[:80],
+        metadata={_text(entry.key): _text(entry.value) for entry in model.metadata_props},
+        producer=" ".join(filter(None, map(_text, (model.producer_name, model.producer_version))))[:80],
         content=model.SerializeToString(),
     )
 
@@ -137,8 +137,8 @@ def _take_in_weights(model: Any, path: Path) -> None:
 
 
 def _beside(tensor: Any, path: Path) -> bytes:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    what = f"{path}: weight {tensor.name[:80]!r}"
+    entries = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
+    what = f"{path}: weight {_text(tensor.name)[:80]!r}"
     location, folder = entries.get("location", ""), path.parent.resolve()
     file = (folder / location.replace("\0", "?")).resolve()
     if not file.is_relative_to(folder):
@@ -180,20 +180,27 @@ def check_onnx(file: OnnxFile) -> None:
 
 
 def _node(node: Any, path: Path) -> OnnxNode:
-    op = node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
-    attributes = {attribute.name: _attribute(attribute, path) for attribute in node.attribute}
-    return OnnxNode(op, node.name, tuple(node.input), tuple(node.output), attributes)
+    op, domain = _text(node.op_type), _text(node.domain)
+    attributes = {_text(attribute.name): _attribute(attribute, path) for attribute in node.attribute}
+    inputs, outputs = tuple(map(_text, node.input)), tuple(map(_text, node.output))
+    return OnnxNode(op if domain in _DOMAINS else f"{domain}.{op}", _text(node.name), inputs, outputs, attributes)
 
 
 def _attribute(attribute: Any, path: Path) -> Any:
     from onnx import helper
 
-    value = helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+    try:
+        value = helper.get_attribute_value(attribute)
+    except ValueError as error:
+        raise InputError(f"{path}: attribute {_text(attribute.name)[:80]!r} cannot be read ({error})") from error
     if attribute.type == attribute.TENSOR:
         return tensor_array(value, path)
-    return value
+    return _text(value) if isinstance(value, bytes) else value
+
+
+def _text(value: Any) -> str:
+    """Returns a text of the file; what is no UTF-8 comes out of protobuf as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _sizes(value: Any) -> tuple[int | None, ...]:
@@ -209,7 +216,7 @@ def tensor_array(tensor: Any, path: Path) -> np.ndarray:
     """
     from onnx import numpy_helper
 
-    what = f"{path}: weight {tensor.name[:80]!r}"
+    what = f"{path}: weight {_text(tensor.name)[:80]!r}"
     if tensor.data_location == tensor.EXTERNAL:
         raise InputError(f"{what} of a node lies in another file, which is not supported")
     if tensor.data_type == tensor.STRING:

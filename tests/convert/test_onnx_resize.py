@@ -10,6 +10,7 @@ from facetrain.errors import InputError
 from tests.convert.onnx_helpers import HEIGHT, WIDTH, Maker, judged, kinds
 
 pytest.importorskip("onnx")
+TRANSFORM = "coordinate_transformation_mode"
 UP, DOWN, ODD = (2.0, 3.0), (0.5, 0.5), (1.75, 0.8)
 
 
@@ -34,23 +35,23 @@ def resized(folder, scales=None, sizes=None, opset=17, tolerance=2e-5, **attribu
 def test_modes(mode, transform, scales, tmp_path):
     if mode == "nearest" and transform == "align_corners":
         scales = (2.0, 2.0)  # elsewhere places lie halfway between pixels, up to the last bit
-    resized(tmp_path, scales, mode=mode, coordinate_transformation_mode=transform)
+    resized(tmp_path, scales, mode=mode, **{TRANSFORM: transform})
 
 
 @pytest.mark.parametrize("rounding", ["floor", "ceil", "round_prefer_ceil", "round_prefer_floor"])
 def test_roundings(rounding, tmp_path):
-    arguments = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": rounding}
+    arguments = {TRANSFORM: "asymmetric", "nearest_mode": rounding}
     resized(tmp_path, (2.0, 0.5), mode="nearest", **arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"scales": UP, "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, "UpSampling2D"),
+        ({"scales": UP, "mode": "nearest", TRANSFORM: "asymmetric", "nearest_mode": "floor"}, "UpSampling2D"),
         ({"scales": UP, "mode": "nearest"}, "UpSampling2D"),
         ({"scales": (2.0, 2.0), "mode": "linear"}, "UpSampling2D"),
         ({"sizes": (5, 7), "mode": "linear"}, "Resizing"),
-        ({"scales": (2.0, 2.0), "mode": "linear", "coordinate_transformation_mode": "align_corners"}, "Interpolation"),
+        ({"scales": (2.0, 2.0), "mode": "linear", TRANSFORM: "align_corners"}, "Interpolation"),
         ({"scales": UP, "mode": "nearest", "opset": 10}, "UpSampling2D"),
         ({"scales": (2.0, 2.0), "mode": "linear", "opset": 10}, "Interpolation"),
         ({"scales": (2.0, 2.0), "mode": "nearest", "opset": 9}, "UpSampling2D"),
@@ -72,7 +73,7 @@ def test_a_matrix_by_hand():
 @pytest.mark.parametrize(
     ("attributes", "part"),
     [
-        ({"scales": (2.0, 2.0), "mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}, "tf_crop_and"),
+        ({"scales": (2.0, 2.0), "mode": "linear", TRANSFORM: "tf_crop_and_resize"}, "tf_crop_and"),
         ({"scales": (2.0, 2.0), "mode": "linear", "antialias": 1, "opset": 18}, "antialias"),
         ({"scales": (1e5, 2.0), "mode": "linear"}, f"map of {HEIGHT * 100000}x{WIDTH * 2} pixels"),
     ],
