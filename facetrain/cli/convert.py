@@ -31,6 +31,28 @@ _JSON = typer.Option(False, "--json", help="Print the report as one JSON object.
 
 
 @app.command()
+def mxnet(
+    symbol: Path = typer.Argument(..., metavar="SYMBOL", help="The graph, model-symbol.json."),
+    params: Path = typer.Argument(..., metavar="PARAMS", help="The weights, model-0000.params."),
+    out: Path = _OUT,
+    scaling: Optional[str] = _SCALING,
+    channels: Optional[str] = _CHANNELS,
+    template: Optional[str] = _TEMPLATE,
+    licence: Optional[str] = _LICENCE,
+    images: Optional[Path] = _IMAGES,
+    expect: Optional[Path] = _EXPECT,
+    expect_output: Optional[str] = _EXPECT_OUTPUT,
+    allow_unmatched: bool = _ALLOW,
+    as_json: bool = _JSON,
+) -> None:
+    """Convert an InsightFace model of MXNet, without MXNet."""
+    from facetrain.convert import ConvertOptions, convert_mxnet
+
+    options = ConvertOptions(scaling, channels, template, licence, images, expect, expect_output, allow_unmatched)
+    print_report(convert_mxnet(symbol, params, out, options), as_json)
+
+
+@app.command()
 def torch(
     weights: Path = typer.Argument(..., metavar="WEIGHTS", help="State dict: .pth, .pt, .ckpt or .safetensors."),
     out: Path = _OUT,
@@ -51,6 +73,27 @@ def torch(
 
     options = ConvertOptions(scaling, channels, template, licence, images, expect, expect_output, allow_unmatched)
     print_report(convert_torch(weights, out, options, arch=arch, bn_epsilon=bn_epsilon), as_json)
+
+
+@app.command()
+def keras(
+    model: Path = typer.Argument(..., metavar="MODEL", help="Embedding model of Keras_insightface, .h5."),
+    out: Path = _OUT,
+    scaling: Optional[str] = _SCALING,
+    channels: Optional[str] = _CHANNELS,
+    template: Optional[str] = _TEMPLATE,
+    licence: Optional[str] = _LICENCE,
+    images: Optional[Path] = _IMAGES,
+    expect: Optional[Path] = _EXPECT,
+    expect_output: Optional[str] = _EXPECT_OUTPUT,
+    allow_unmatched: bool = _ALLOW,
+    as_json: bool = _JSON,
+) -> None:
+    """Convert an .h5 embedding model of Keras_insightface, without loading its code."""
+    from facetrain.convert import ConvertOptions, convert_keras
+
+    options = ConvertOptions(scaling, channels, template, licence, images, expect, expect_output, allow_unmatched)
+    print_report(convert_keras(model, out, options), as_json)
 
 
 @app.command()

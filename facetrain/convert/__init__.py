@@ -11,6 +11,8 @@ _HOMES = {
     "ConvertOptions": "conversion",
     "Judge": "conversion",
     "Matching": "conversion",
+    "convert_keras": "keras_h5",
+    "convert_mxnet": "mxnet",
     "convert_onnx": "onnx",
     "convert_torch": "torch",
     "finish_conversion": "finish",

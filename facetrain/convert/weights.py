@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from facetrain.convert.conversion import Matching
 from facetrain.errors import InputError
+from facetrain.layers.dropout import SeededDropout
 
 # kind of a layer -> what its weights are, in the order of Keras
 _ROLES = {
@@ -89,7 +90,9 @@ def fill_model(
             used.add(name)
             value = _turned(tensors[name], kind, role, layer, f"{source}: tensor {name}")
             variable.assign(check_values(value, f"{source}: tensor {name}", role == "variance"))
-    missing += [variable.name for variable in model.weights if id(variable) not in filled]
+    # Dropout counts its calls, which is no weight.
+    weighted = [layer for layer in model.layers if not isinstance(layer, SeededDropout)]
+    missing += [weight.name for layer in weighted for weight in layer.weights if id(weight) not in filled]
     unused = [name for name in tensors if name not in used and name not in skipped]
     return Matching(len(used), tuple(unused), tuple(missing), tuple(skipped))
 
@@ -133,8 +136,3 @@ def _turned_kernel(value: np.ndarray, kind: str, layer: keras.layers.Layer) -> n
     if height * width * channels != value.shape[1]:
         return value.T
     return value.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
-
-
-def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """Returns the batch normalisations of a model, in the order of its layers."""
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
