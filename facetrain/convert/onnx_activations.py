@@ -7,8 +7,8 @@ from typing import Any, Optional
 import numpy as np
 from tensorflow import keras
 
-from facetrain.convert.onnx_affine import affine, clip, merge
-from facetrain.convert.onnx_affine import prelu as prelu_of
+from facetrain.convert.onnx_elementwise import affine, clip, merge
+from facetrain.convert.onnx_elementwise import prelu as prelu_of
 from facetrain.convert.onnx_file import OnnxNode
 from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_tensors import Form, Tensor, Value

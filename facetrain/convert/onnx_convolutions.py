@@ -8,7 +8,7 @@ import numpy as np
 from tensorflow import keras
 
 from facetrain.convert.onnx_file import OnnxNode
-from facetrain.convert.onnx_graph import Graph
+from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_tensors import Tensor, Value, channels_last
 from facetrain.convert.onnx_windows import padded, pair, read_window, subsampled
 from facetrain.errors import InputError
@@ -133,3 +133,6 @@ def _cut(node: OnnxNode, axis: int, natural: int, same: int, full: int) -> tuple
         pads = list(node.attributes.get("pads") or [0, 0, 0, 0]) if auto == "NOTSET" else [0, 0, 0, 0]
         before, results = pads[axis], natural - pads[axis] - pads[axis + 2]
     return before, full - before - results
+
+
+CONVOLUTIONS: dict[str, Operator] = {"Conv": conv, "ConvTranspose": conv_transpose}

@@ -7,12 +7,12 @@ from typing import Optional
 import numpy as np
 from tensorflow import keras
 
-from facetrain.convert.onnx_affine import affine, merge
+from facetrain.convert.onnx_elementwise import affine, merge
 from facetrain.convert.onnx_file import OnnxNode
 from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_tensors import Constant, Tensor, Value
 from facetrain.errors import InputError
-from facetrain.layers.arithmetic import MatMul
+from facetrain.layers.reductions import MatMul
 
 
 def gemm(graph: Graph, node: OnnxNode, a: Value, b: Value, c: Optional[Value] = None) -> Tensor:

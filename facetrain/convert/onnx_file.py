@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from facetrain.convert.onnx_weights import bytes_beside, tensor_array, text_of
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 
@@ -16,8 +16,6 @@ MAX_BYTES = (2 << 30) - 1
 """Largest model, weights beside it included: what the format itself can hold."""
 MAX_NODES = 100_000
 _DOMAINS = ("", "ai.onnx")
-# Element type of ONNX -> bytes of one element: floats, integers and truth values of any size.
-_ITEM_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,17 @@ def read_onnx(path: PathLike) -> OnnxFile:
     model = _parse(path)
     _take_in_weights(model, path)
     graph = model.graph
-    arrays = {_text(tensor.name): tensor_array(tensor, path) for tensor in graph.initializer}
+    arrays = {text_of(tensor.name): tensor_array(tensor, path) for tensor in graph.initializer}
+    inputs = [(text_of(value.name), _sizes(value)) for value in graph.input]
     return OnnxFile(
         path=path,
         nodes=tuple(_node(node, path) for node in graph.node),
         arrays=arrays,
-        inputs=tuple((_text(value.name), _sizes(value)) for value in graph.input if _text(value.name) not in arrays),
-        outputs=tuple(_text(value.name) for value in graph.output),
+        inputs=tuple(entry for entry in inputs if entry[0] not in arrays),
+        outputs=tuple(text_of(value.name) for value in graph.output),
         opset=next((entry.version for entry in model.opset_import if entry.domain in _DOMAINS), 1),
-        metadata={_text(entry.key): _text(entry.value) for entry in model.metadata_props},
-        producer=" ".join(filter(None, map(_text, (model.producer_name, model.producer_version))))[:80],
+        metadata={text_of(entry.key): text_of(entry.value) for entry in model.metadata_props},
+        producer=" ".join(filter(None, map(text_of, (model.producer_name, model.producer_version))))[:80],
         content=model.SerializeToString(),
     )
 
@@ -127,41 +126,13 @@ def _take_in_weights(model: Any, path: Path) -> None:
     total = model.ByteSize()
     for tensor in model.graph.initializer:
         if tensor.data_location == tensor.EXTERNAL:
-            data = _beside(tensor, path)
+            data = bytes_beside(tensor, path)
             total += len(data)
             if total > MAX_BYTES:
                 raise InputError(f"{path}: with the weights beside it, it is larger than {MAX_BYTES} bytes")
             tensor.ClearField("external_data")
             tensor.data_location = tensor.DEFAULT
             tensor.raw_data = data
-
-
-def _beside(tensor: Any, path: Path) -> bytes:
-    entries = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
-    what = f"{path}: weight {_text(tensor.name)[:80]!r}"
-    location, folder = entries.get("location", ""), path.parent.resolve()
-    file = (folder / location.replace("\0", "?")).resolve()
-    if not file.is_relative_to(folder):
-        raise InputError(f"{what} lies in {location[:80]!r}, outside the model's folder; refused")
-    if not file.is_file():
-        raise InputError(f"{what} lies in {location[:80]!r}, which is not beside the model; put it there")
-    if tensor.data_type not in _ITEM_SIZES:
-        raise InputError(f"{what} has the unsupported element type {tensor.data_type}")
-    try:
-        offset = int(entries.get("offset", 0))
-        with open(file, "rb") as handle:
-            available = handle.seek(0, 2) - offset
-            expected = prod(tensor.dims) * _ITEM_SIZES[tensor.data_type]
-            if offset < 0 or min(tensor.dims, default=0) < 0 or expected > available:
-                raise InputError(f"{what} needs {expected} bytes of {file.name} from {offset} on, it has {available}")
-            handle.seek(offset)
-            return handle.read(expected)
-    except OSError as error:
-        raise InputError(f"{what} lies in '{file}', which cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{what} states a place that is no number ({error})") from error
 
 
 def check_onnx(file: OnnxFile) -> None:
@@ -180,10 +151,10 @@ def check_onnx(file: OnnxFile) -> None:
 
 
 def _node(node: Any, path: Path) -> OnnxNode:
-    op, domain = _text(node.op_type), _text(node.domain)
-    attributes = {_text(attribute.name): _attribute(attribute, path) for attribute in node.attribute}
-    inputs, outputs = tuple(map(_text, node.input)), tuple(map(_text, node.output))
-    return OnnxNode(op if domain in _DOMAINS else f"{domain}.{op}", _text(node.name), inputs, outputs, attributes)
+    op, domain = text_of(node.op_type), text_of(node.domain)
+    attributes = {text_of(attribute.name): _attribute(attribute, path) for attribute in node.attribute}
+    inputs, outputs = tuple(map(text_of, node.input)), tuple(map(text_of, node.output))
+    return OnnxNode(op if domain in _DOMAINS else f"{domain}.{op}", text_of(node.name), inputs, outputs, attributes)
 
 
 def _attribute(attribute: Any, path: Path) -> Any:
@@ -192,44 +163,12 @@ def _attribute(attribute: Any, path: Path) -> Any:
     try:
         value = helper.get_attribute_value(attribute)
     except ValueError as error:
-        raise InputError(f"{path}: attribute {_text(attribute.name)[:80]!r} cannot be read ({error})") from error
+        raise InputError(f"{path}: attribute {text_of(attribute.name)[:80]!r} cannot be read ({error})") from error
     if attribute.type == attribute.TENSOR:
         return tensor_array(value, path)
-    return _text(value) if isinstance(value, bytes) else value
-
-
-def _text(value: Any) -> str:
-    """Returns a text of the file; what is no UTF-8 comes out of protobuf as bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text_of(value) if isinstance(value, bytes) else value
 
 
 def _sizes(value: Any) -> tuple[int | None, ...]:
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims)
-
-
-def tensor_array(tensor: Any, path: Path) -> np.ndarray:
-    """Returns a weight: floats of any precision as float32, integers and truth values as they are.
-
-    Raises:
-        InputError: if its bytes do not fit its shape, it holds other things than numbers, or NaN or infinite values.
-    """
-    from onnx import numpy_helper
-
-    what = f"{path}: weight {_text(tensor.name)[:80]!r}"
-    if tensor.data_location == tensor.EXTERNAL:
-        raise InputError(f"{what} of a node lies in another file, which is not supported")
-    if tensor.data_type == tensor.STRING:
-        raise InputError(f"{what} holds text, expected numbers")
-    try:
-        array = numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{what} cannot be read ({str(error)[:200]}); the file is damaged") from error
-    if array.dtype.kind in "iub":
-        return array
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    # A single infinite value is how a bound is written that does not bind.
-    if np.isnan(array).any() or (array.size > 1 and not np.isfinite(array).all()):
-        raise InputError(f"{what} holds NaN or infinite values; the file is damaged, or its training has diverged")
-    return array

@@ -11,7 +11,7 @@ from facetrain.convert.onnx_file import OnnxNode
 from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_tensors import Form, Tensor, Value, channels_last, in_keras_order
 from facetrain.errors import InputError
-from facetrain.layers.arithmetic import Reduce
+from facetrain.layers.reductions import Reduce
 
 _KINDS = {
     "ReduceL1": "l1",

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from facetrain.convert import onnx_affine, onnx_convolutions, onnx_pools
 from facetrain.convert.onnx_activations import ACTIVATIONS
+from facetrain.convert.onnx_affine import ARITHMETIC
 from facetrain.convert.onnx_constants import CONSTANTS
+from facetrain.convert.onnx_convolutions import CONVOLUTIONS
 from facetrain.convert.onnx_dense import PRODUCTS
 from facetrain.convert.onnx_file import OnnxNode
 from facetrain.convert.onnx_graph import Operator
 from facetrain.convert.onnx_norms import NORMS
+from facetrain.convert.onnx_pools import POOLS
 from facetrain.convert.onnx_resize import RESIZING
 from facetrain.convert.onnx_shapes import SHAPES
+from facetrain.convert.onnx_slices import SLICES
 from facetrain.errors import InputError
 
 OPERATORS: dict[str, Operator] = {
     **ACTIVATIONS,
+    **ARITHMETIC,
+    **CONVOLUTIONS,
     **NORMS,
+    **POOLS,
     **PRODUCTS,
     **RESIZING,
     **SHAPES,
-    "Add": onnx_affine.add,
-    "AveragePool": onnx_pools.average_pool,
-    "Conv": onnx_convolutions.conv,
-    "ConvTranspose": onnx_convolutions.conv_transpose,
-    "Div": onnx_affine.divide,
-    "GlobalAveragePool": onnx_pools.global_average_pool,
-    "GlobalMaxPool": onnx_pools.global_max_pool,
-    "Max": onnx_affine.maximum,
-    "MaxPool": onnx_pools.max_pool,
-    "Mean": onnx_affine.mean,
-    "Min": onnx_affine.minimum,
-    "Mul": onnx_affine.multiply,
-    "Neg": onnx_affine.negative,
-    "Reciprocal": onnx_affine.reciprocal,
-    "Sub": onnx_affine.subtract,
-    "Sum": onnx_affine.add,
+    **SLICES,
 }
 """Operators on tensors that depend on the images; ``CONSTANTS`` has those that are computed once."""
 

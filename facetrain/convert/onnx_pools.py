@@ -6,7 +6,7 @@ import numpy as np
 from tensorflow import keras
 
 from facetrain.convert.onnx_file import OnnxNode
-from facetrain.convert.onnx_graph import Graph
+from facetrain.convert.onnx_graph import Graph, Operator
 from facetrain.convert.onnx_tensors import Tensor, Value, channels_last
 from facetrain.convert.onnx_windows import Window, padded, read_window, subsampled
 from facetrain.errors import InputError
@@ -81,3 +81,11 @@ def _share(node: OnnxNode, window: Window, axis: int, with_pads: bool) -> np.nda
     starts = np.arange(window.results[axis]) * window.strides[axis] - before
     counts = np.minimum(starts + window.kernel[axis], last) - np.maximum(starts, first)
     return window.kernel[axis] / np.maximum(counts, 1)
+
+
+POOLS: dict[str, Operator] = {
+    "AveragePool": average_pool,
+    "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
+    "MaxPool": max_pool,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetrain.convert import onnx_file, onnx_graph
+from facetrain.convert import onnx_file, onnx_layouts
 from facetrain.convert.onnx_file import OnnxNode, read_onnx
 from facetrain.convert.onnx_model import rebuild
 from facetrain.convert.onnx_names import LayerNames, clean_name
@@ -66,7 +66,7 @@ def test_missing_and_large(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "MAX_NODES", 1)
     assert "2 nodes, at most 1" in refused(path)
     monkeypatch.undo()
-    monkeypatch.setattr(onnx_graph, "MAX_ELEMENTS", 3)
+    monkeypatch.setattr(onnx_layouts, "MAX_ELEMENTS", 3)
     assert "more than 3 elements" in refused(path)
 
 

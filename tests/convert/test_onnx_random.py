@@ -94,7 +94,7 @@ class Network:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs())
 def test_equals_onnxruntime(case):
     steps, end = case

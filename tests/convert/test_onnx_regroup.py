@@ -31,7 +31,7 @@ def reshapes(draw):
     return dims, draw(st.permutations(range(len(dims)))), target
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(reshapes())
 def test_the_result_is_that_of_numpy(case):
     dims, axes, target = case
