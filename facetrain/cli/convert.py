@@ -132,7 +132,7 @@ def print_report(report: Any, as_json: bool = False) -> None:
     if as_json:
         print_json(report.to_dict())
         return
-    print_text(f"{report.source}: {report.family}, {report.parameters:,} parameters")
+    print_text(f"{report.family}, {report.parameters:,} parameters, from {report.source}")
     print_table(["check", "verdict", "finding"], report.rows())
     contract = report.contract
     size, order = contract["input_size"], contract["channel_order"]

@@ -14,6 +14,7 @@ from facetrain.convert.terms import agree, take_rgb
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_folder, write_json
 from facetrain.images import scale_pixels
+from facetrain.layers.dropout import SeededDropout
 from facetrain.models.contract import CONTRACT_FILE, Contract
 from facetrain.models.embedding_model import MODEL_FILE, load_embedding_model
 
@@ -58,7 +59,7 @@ def finish_conversion(conversion: Conversion, out: PathLike, options: ConvertOpt
             path=str(target),
             source=conversion.source,
             family=conversion.family,
-            parameters=model.count_params(),
+            parameters=sum(layer.count_params() for layer in model.layers if not isinstance(layer, SeededDropout)),
             matching=conversion.matching,
             epsilons=conversion.epsilons,
             agreements=tuple(agreements),

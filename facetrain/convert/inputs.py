@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -79,17 +80,7 @@ def read_expected(path: PathLike, output: Optional[str], contract: Contract) -> 
         InputError: if it is no such file, or shapes do not fit.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if sum(info.file_size for info in archive.zip.infolist()) > _MAX_EXPECTED_BYTES:
-                raise InputError(f"--expect {path}: its arrays are larger than {_MAX_EXPECTED_BYTES >> 20} MiB")
-            arrays = {name: archive[name] for name in archive.files}
-    except InputError:
-        raise
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"--expect {path}: expected an .npz file of arrays, but it cannot be read ({error})"
-        ) from error
+    arrays = _read_arrays(path)
     given = next((name for name in (_SCALED, _PIXELS) if name in arrays), None)
     if given is None:
         raise InputError(f"--expect {path}: expected inputs called {_SCALED}, found {', '.join(arrays) or 'none'}")
@@ -101,6 +92,22 @@ def read_expected(path: PathLike, output: Optional[str], contract: Contract) -> 
             f"{list(inputs.shape)} and {list(outputs.shape)}"
         )
     return Expected(path.name, np.asarray(inputs, np.float32), outputs, given == _PIXELS)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > _MAX_EXPECTED_BYTES:
+            raise InputError(f"--expect {path}: its arrays are larger than {_MAX_EXPECTED_BYTES >> 20} MiB")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"--expect {path}: expected an .npz file of arrays, but it cannot be read ({error})"
+        ) from error
 
 
 def _outputs(arrays: dict[str, np.ndarray], output: Optional[str], path: Path) -> np.ndarray:

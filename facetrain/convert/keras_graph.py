@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.errors import InputError
@@ -108,7 +109,7 @@ def _clean(entry: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any]]:
     if kind in ("DepthwiseConv2D", "SeparableConv2D"):
         arguments.pop("groups", None)
     for key, value in arguments.items():
-        if key == "activation" and value is not None and value not in _ACTIVATIONS:
+        if key == "activation" and value is not None and str(value) not in _ACTIVATIONS:
             raise InputError(f"{source}: layer {entry['name']!r} has the activation {str(value)[:40]!r}, unknown here")
         if isinstance(value, dict):
             raise InputError(f"{source}: layer {entry['name']!r} has an unknown object as {key!r}")
@@ -161,7 +162,7 @@ def _num_weights(kind: str, arguments: Mapping[str, Any], inputs: list[Any], nam
         channels, taps = int(inputs[0].shape[-1]), prod(int(size) for size in arguments.get("kernel_size", ()))
         groups, multiplier = int(arguments.get("groups", 1)), int(arguments.get("depth_multiplier", 1))
         outputs = int(arguments.get("filters", arguments.get("units", 0)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{source}: layer {name!r} has sizes that are no numbers ({error})") from error
     if kind == "DepthwiseConv2D":
         return taps * channels * multiplier
@@ -177,7 +178,9 @@ def _apply(kind: str, arguments: Mapping[str, Any], inputs: list[Any], name: str
             return keras.Input(tuple(arguments["batch_input_shape"][1:]), name="pixels")
         layer = _OWN.get(kind, _keras_layer(kind))(dict(arguments))
         output = layer(inputs if len(inputs) > 1 else inputs[0])
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (
+        TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, tf.errors.OpError,
+    ) as error:  # fmt: skip
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{source}: layer {name!r} ({kind}) cannot be rebuilt ({reason})") from error
     shape = tuple(output.shape)[1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from facetrain.convert.conversion import Judge
 from facetrain.convert.mxnet_symbol import Node, Symbol
+from facetrain.convert.optional import import_if_there
 from facetrain.errors import InputError
 from facetrain.files import PathLike
 
@@ -140,10 +140,9 @@ def mxnet_judge(symbol: PathLike, params: PathLike, output: str) -> tuple[Judge,
         symbol, params: files that were read and checked already.
         output: name of the embedding's node.
     """
-    if importlib.util.find_spec("mxnet") is None:
+    mxnet = import_if_there("mxnet")
+    if mxnet is None:
         return ()
-    import mxnet
-
     graph = mxnet.sym.load(str(symbol)).get_internals()[f"{output}_output"]
     loaded = mxnet.nd.load(str(params))
     arguments = {name[4:]: value for name, value in loaded.items() if name.startswith("arg:")}

@@ -13,6 +13,7 @@ from facetrain.convert.conversion import Conversion, ConvertOptions, Epsilons
 from facetrain.convert.finish import finish_conversion
 from facetrain.convert.report import ConversionReport
 from facetrain.convert.torch_file import read_torch_file
+from facetrain.convert.torch_judge import torch_judge
 from facetrain.convert.weights import TORCH_NAMES, Part, fill_model
 from facetrain.errors import InputError, did_you_mean
 from facetrain.files import PathLike
@@ -38,6 +39,7 @@ _ANCHORS = {
     _MOBILE: ("conv_sep.layers.0.weight", "features.layers.3.running_mean"),
     _IR: ("input_layer.0.weight", "output_layer.4.running_mean"),
 }
+_COMPUTED_AS = {_IRESNET: "iresnet", _MOBILE: "mobilefacenet", _IR: "ir"}
 _COUNTER = ".num_batches_tracked"
 
 
@@ -92,6 +94,7 @@ def convert_torch(
         scaling="minus_one_one_127_5",
         channels="BGR" if family == _IR else "RGB",
         template="arcface_112",
+        judges=() if matching.missing else torch_judge(_COMPUTED_AS[family], own, epsilon),
         notes=notes,
     )
     return finish_conversion(conversion, out, options or ConvertOptions())

@@ -73,9 +73,9 @@ def load_torch_pickle(data: bytes, start: int = 0) -> tuple[Any, int]:
     """
     end = scan_pickle(data, _OPCODES, _CONTENT, start)
     program = data[start:end]
-    if sum(opcode.name.startswith("TUPLE") for opcode, _, _ in pickletools.genops(program)) > _MAX_TUPLES:
-        raise PickleError(f"it holds more than {_MAX_TUPLES // 3} tensors")
     try:
+        if sum(opcode.name.startswith("TUPLE") for opcode, _, _ in pickletools.genops(program)) > _MAX_TUPLES:
+            raise PickleError(f"it holds more than {_MAX_TUPLES // 3} tensors")
         return _Unpickler(program).load(), end
     except PickleError:
         raise
