@@ -14,10 +14,14 @@ from tensorflow import keras
 from facetrain.cli import main
 from facetrain.convert import ConvertOptions, convert_onnx
 from facetrain.convert import onnx as convert_module
+from facetrain.convert.onnx_file import read_onnx
+from facetrain.convert.onnx_model import rebuild
+from facetrain.convert.torch_file import read_torch_file
 from facetrain.errors import InputError
 from facetrain.images import encode_png, scale_pixels
 from facetrain.models import Contract, build_embedding_model, load_embedding_model
 from tests.convert.onnx_helpers import Maker
+from tests.shared import shared_path
 
 onnx = pytest.importorskip("onnx")
 SIZE, DIMENSION = 32, 16
@@ -241,3 +245,44 @@ def test_command_line(tmp_path, capsys):
     assert main(["convert", "onnx", str(path), str(tmp_path / "other"), *SAID_WORDS]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and not (tmp_path / "other").exists()
+
+
+def arcface_torch_graph(tensors: dict[str, np.ndarray]) -> tuple[Maker, str]:
+    """InsightFace's IResNet of one block a stage, as PyTorch exports it: channels first, nothing folded."""
+    m = Maker(opset=11, shape=(None, 3, 112, 112))
+
+    def norm(x, name):
+        parts = [tensors[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        return m.op("BatchNormalization", x, *parts, name=f"/{name}/BatchNormalization", epsilon=1e-5)
+
+    def conv(x, name, stride=1, pad=1):
+        arguments = {"strides": [stride, stride], "pads": [pad] * 4}
+        return m.op("Conv", x, tensors[f"{name}.weight"], name=f"/{name}/Conv", **arguments)
+
+    def prelu(x, name):
+        return m.op("PRelu", x, tensors[f"{name}.weight"].reshape(-1, 1, 1), name=f"/{name}/PRelu")
+
+    x = prelu(norm(conv(m.input, "conv1"), "bn1"), "prelu")
+    for stage in range(1, 5):
+        name = f"layer{stage}.0"
+        y = prelu(norm(conv(norm(x, f"{name}.bn1"), f"{name}.conv1"), f"{name}.bn2"), f"{name}.prelu")
+        y = norm(conv(y, f"{name}.conv2", 2), f"{name}.bn3")
+        x = m.op("Add", y, norm(conv(x, f"{name}.downsample.0", 2, 0), f"{name}.downsample.1"), name=f"/{name}/Add")
+    x = m.op("Flatten", norm(x, "bn2"), axis=1, name="/Flatten")
+    x = m.op("Gemm", x, tensors["fc.weight"], tensors["fc.bias"], transB=1, name="/fc/Gemm")
+    return m, norm(x, "features")
+
+
+@pytest.mark.slow
+def test_a_graph_of_arcface_torch_equals_the_outputs_of_pytorch(tmp_path):
+    tensors = read_torch_file(shared_path("goldens/weights/arcface_torch_iresnet_1111_emb32.pth"))
+    golden = np.load(shared_path("goldens/weights/torch_outputs.npz"))
+    m, output = arcface_torch_graph(tensors)
+    rebuilt = rebuild(read_onnx(m.save(tmp_path, output, flat=False)))
+    received, expected = embeddings(rebuilt.model, golden["x_nhwc"]), golden["arcface_torch_iresnet_1111_emb32"]
+    np.testing.assert_allclose(received, expected, atol=1e-4 * np.abs(expected).max())
+    kinds = [type(layer).__name__ for layer in rebuilt.model.layers]
+    assert set(kinds) == {
+        "InputLayer", "Conv2D", "BatchNormalization", "PReLU", "ZeroPadding2D", "Add", "Flatten", "Dense"
+    }  # fmt: skip
+    assert rebuilt.model.get_layer("layer1_0_conv1_Conv").filters == len(tensors["layer1.0.conv1.weight"])

@@ -195,6 +195,29 @@ def test_inputs_and_outputs(shape, options, part, tmp_path):
     assert part in refused(m.save(tmp_path, x, flat=False), **options)
 
 
+def test_weights_may_be_listed_among_the_inputs_as_older_files_do(tmp_path):
+    m, x = simple()
+    model = m.model(x, flat=False)
+    for tensor in model.graph.initializer:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.insert(0, value)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert judged(tmp_path / "m.onnx").input_name == m.input
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    m, x = simple()
+    for name, array in m.weights.items():
+        m.weights[name] = array.astype(np.float16)
+    model = m.model(x, flat=False)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    rebuilt = rebuild(read_onnx(tmp_path / "m.onnx"))
+    assert {weight.dtype.name for weight in rebuilt.model.weights} == {"float32"}
+    np.testing.assert_array_equal(rebuilt.model.weights[1], m.weights["weight_1"].astype(np.float32))
+
+
 def test_open_sizes_fixed_batches_and_the_other_layout(tmp_path):
     m = Maker(shape=(None, 3, None, None))
     assert judged(m.save(tmp_path, m.op("GlobalAveragePool", m.input)), input_size=12).model.input_shape[1:3] == (
