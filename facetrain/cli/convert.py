@@ -96,6 +96,32 @@ def keras(
     print_report(convert_keras(model, out, options), as_json)
 
 
+@app.command()
+def onnx(
+    model: Path = typer.Argument(..., metavar="MODEL", help="The graph, e.g. w600k_mbf.onnx."),
+    out: Path = _OUT,
+    input_size: Optional[int] = typer.Option(
+        None, "--input-size", help="Side of the images, if the graph leaves it open."
+    ),
+    output: Optional[str] = typer.Option(
+        None, "--output", metavar="NAME", help="The embedding, if there are several outputs."
+    ),
+    scaling: Optional[str] = _SCALING,
+    channels: Optional[str] = _CHANNELS,
+    template: Optional[str] = _TEMPLATE,
+    licence: Optional[str] = _LICENCE,
+    images: Optional[Path] = _IMAGES,
+    expect: Optional[Path] = _EXPECT,
+    expect_output: Optional[str] = _EXPECT_OUTPUT,
+    as_json: bool = _JSON,
+) -> None:
+    """Convert an ONNX graph; onnxruntime judges the result where it is installed."""
+    from facetrain.convert import ConvertOptions, convert_onnx
+
+    options = ConvertOptions(scaling, channels, template, licence, images, expect, expect_output)
+    print_report(convert_onnx(model, out, options, input_size=input_size, output=output), as_json)
+
+
 def print_report(report: Any, as_json: bool = False) -> None:
     """Prints what a conversion found: a table of checks, the contract, and what to know.
 

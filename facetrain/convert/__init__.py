@@ -13,6 +13,7 @@ _HOMES = {
     "Matching": "conversion",
     "convert_keras": "keras_h5",
     "convert_mxnet": "mxnet",
+    "convert_onnx": "onnx",
     "convert_torch": "torch",
     "finish_conversion": "finish",
 }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from facetrain.files import PathLike
+from facetrain.models.contract import Contract
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Conversion:
         judges: others that compute the same embeddings, the most trustworthy first.
         licence: what the file itself says about its licence.
         notes: what a user should know, one sentence each.
+        normalised: whether embeddings have unit length already.
+        carried: a contract that the file itself holds, for what nothing above says: a calibrated threshold.
     """
 
     model: Any
@@ -108,3 +111,5 @@ class Conversion:
     judges: tuple[Judge, ...] = ()
     licence: Optional[str] = None
     notes: tuple[str, ...] = ()
+    normalised: bool = False
+    carried: Optional[Contract] = None

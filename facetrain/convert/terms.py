@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 from tensorflow import keras
 
 from facetrain.convert.conversion import Conversion, ConvertOptions
@@ -28,9 +30,12 @@ def agree(conversion: Conversion, options: ConvertOptions) -> tuple[Contract, st
     scaling = _chosen(conversion, "scaling", options.scaling, conversion.scaling, tuple(SCALINGS))
     channels = _chosen(conversion, "channels", options.channels, conversion.channels, SOURCE_CHANNELS)
     template = _chosen(conversion, "template", options.template, conversion.template, TEMPLATES)
-    contract = Contract(
-        input_size=_input_size(conversion),
-        embedding_size=conversion.model.output_shape[-1],
+    size, dimension = _input_size(conversion), conversion.model.output_shape[-1]
+    contract = dataclasses.replace(
+        conversion.carried or Contract(size, dimension),
+        input_size=size,
+        embedding_size=dimension,
+        normalised=conversion.normalised,
         scaling=scaling,
         channel_order="RGB",
         template=template,
@@ -84,7 +89,7 @@ def take_rgb(model: keras.Model, channels: str, source: str) -> None:
 
 
 def _first_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the layers that pixels reach first, past padding."""
+    """Returns the layers that pixels reach first, past padding and scaling."""
     consumers = {
         id(tensor): [] for layer in model.layers for node in layer.inbound_nodes for tensor in _flat(node.outputs)
     }
@@ -96,11 +101,17 @@ def _first_layers(model: keras.Model) -> list[keras.layers.Layer]:
     pending, found = [model.input], []
     while pending:
         for layer, node in consumers[id(pending.pop())]:
-            if isinstance(layer, keras.layers.ZeroPadding2D):
+            if _treats_colours_alike(layer):
                 pending += _flat(node.outputs)
             else:
                 found.append(layer)
     return found
+
+
+def _treats_colours_alike(layer: keras.layers.Layer) -> bool:
+    if isinstance(layer, keras.layers.Rescaling):
+        return np.size(layer.scale) == 1 and np.size(layer.offset) == 1
+    return isinstance(layer, keras.layers.ZeroPadding2D)
 
 
 def _flat(tensors: Any) -> list[Any]:
