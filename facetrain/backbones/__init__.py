@@ -17,7 +17,7 @@ class BackboneInfo(NamedTuple):
 
     Attributes:
         parameters: number of weights at three input channels, moving averages included.
-        multiply_adds: operations of one 112x112 image, as ``flops.count_flops`` counts them.
+        multiply_adds: operations of one 112x112 image, as ``count_flops`` counts them.
         features: (height, width, channels) of the output for a 112x112 image.
         paper: where the idea is from.
     """
@@ -80,7 +80,7 @@ def create_backbone(spec: str | Mapping[str, Any], input_shape: Sequence[int] = 
 
 def __getattr__(name: str) -> Any:
     if name == "count_flops":
-        return importlib.import_module(f"{__name__}.flops").count_flops
+        return importlib.import_module("facetrain.layers.flops").count_flops
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
