@@ -6,9 +6,14 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "AconC": "activations",
     "CosineDense": "cosine",
+    "DropPath": "drop_path",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
+    "GroupedConv2D": "grouped",
+    "HardSigmoid": "activations",
+    "HardSwish": "activations",
     "LayerFactory": "blocks",
     "PartialCosineDense": "partial",
     "SeededDropout": "dropout",
