@@ -60,13 +60,16 @@ def split_group_conv(model: keras.Model) -> Rebuilt:
     Returns:
         A functional model without groups, not compiled.
     Raises:
-        InputError: for channels first, or if both sides of the map are open.
+        InputError: for channels first, or if both sides of the map are open, or differ from call to call.
         SurgeryError: if the outputs differ.
     """
 
     def plan(graph: Graph, rebuild: Rebuild) -> dict[Call, Edit]:
         calls = [c for c in graph.calls if keras_class(c.layer) is keras.layers.Conv2D and c.layer.groups > 1]
         made = {id(call.layer): call for call in calls}
+        for call in calls:
+            if tuple(call.args[0].shape) != tuple(made[id(call.layer)].args[0].shape):
+                raise InputError(f"layer {call.layer.name!r} is called on maps of several sizes; it cannot be split")
         parts = {key: _split(rebuild, call) for key, call in made.items()}
         return {call: Edit(parts[id(call.layer)]) for call in calls}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tensorflow import keras
@@ -44,9 +44,14 @@ def add_l2_regularizers(
     if not number or not 0 <= weight_decay < math.inf:
         raise InputError(f"weight_decay must be a finite number, at least 0, received {weight_decay!r}")
     rule = DecayRule.get(decay_rule)
+    learned = {id(weight) for weight in model.trainable_weights}
+
+    def decay_of(weight: Any) -> float:
+        # What is frozen, or a moving average, is changed by no optimiser.
+        return weight_decay * rule.decay_multiplier(weight.name) if id(weight) in learned else 0.0
 
     def configure(layer: keras.layers.Layer, config: Config) -> Config:
-        return {**config, **_penalties(layer, config, lambda name: weight_decay * rule.decay_multiplier(name))}
+        return {**config, **_penalties(layer, config, decay_of)}
 
     return Rebuild(model, configure=configure).run()
 
@@ -70,12 +75,10 @@ def strip_regularizers(model: keras.Model, decay_rule: str | Mapping[str, Any] |
     return Rebuild(model, configure=configure).run()
 
 
-def _penalties(layer: keras.layers.Layer, config: Config, decay_of: Any) -> Config:
+def _penalties(layer: keras.layers.Layer, config: Config, decay_of: Callable[[Any], float]) -> Config:
     penalties: Config = {}
     for weight in layer.weights:
-        # A moving average, or a weight that is frozen by itself, is changed by no optimiser.
-        decay = decay_of(weight.name) if weight.trainable else 0.0
-        key = _argument(weight)
+        decay, key = decay_of(weight), _argument(weight)
         if key in config:
             penalties[key] = keras.regularizers.serialize(keras.regularizers.L2(decay / 2)) if decay else None
         elif decay:

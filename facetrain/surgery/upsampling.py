@@ -40,7 +40,15 @@ def upsampling_to_conv_transpose(model: keras.Model, depthwise: bool = False) ->
 
     def plan(graph: Graph, rebuild: Rebuild) -> dict[Call, Edit]:
         calls = [call for call in graph.calls if keras_class(call.layer) is keras.layers.UpSampling2D]
-        return {call: Edit(_replacement(rebuild, call, depthwise)) for call in calls}
+        # One for each size of its input: the layer has no weights, so nothing else is shared.
+        parts: dict[Any, Make] = {}
+        for call in calls:
+            key = (id(call.layer), tuple(call.args[0].shape))
+            if key not in parts:
+                used = any(key[0] == id(call.layer) for key in parts)
+                name = rebuild.name(call.layer.name) if used else call.layer.name
+                parts[key] = _replacement(rebuild, call, name, depthwise)
+        return {call: Edit(parts[id(call.layer), tuple(call.args[0].shape)]) for call in calls}
 
     return Rebuild(model, plan).run()
 
@@ -51,7 +59,7 @@ def bilinear_kernel(factor: int) -> np.ndarray:
     return 1.0 - np.abs(taps - factor // 2 + 0.5 - factor / 2) / factor
 
 
-def _replacement(rebuild: Rebuild, call: Call, depthwise: bool) -> Make:
+def _replacement(rebuild: Rebuild, call: Call, name: str, depthwise: bool) -> Make:
     layer, shape = call.layer, tuple(call.args[0].shape)[1:]
     if layer.data_format != "channels_last":
         raise InputError(f"layer {layer.name!r} has its channels first; only channels last can be replaced")
@@ -69,12 +77,12 @@ def _replacement(rebuild: Rebuild, call: Call, depthwise: bool) -> Make:
     build = _Builder(rebuild, layer, shape)
     axes = [axis for axis in (0, 1) if layer.size[axis] > 1]
     if not axes:
-        return keras.layers.Activation("linear", dtype=layer.dtype_policy, name=layer.name)
+        return keras.layers.Activation("linear", dtype=layer.dtype_policy, name=name)
     if depthwise:
         steps = [step for axis in axes for step in build.along(axis, bilinear)]
     else:
         steps = build.full(axes, bilinear)
-    return _chain(steps, keras.layers.Activation("linear", dtype=layer.dtype_policy, name=layer.name))
+    return _chain(steps, keras.layers.Activation("linear", dtype=layer.dtype_policy, name=name))
 
 
 class _Builder:
