@@ -23,6 +23,7 @@ from facetrain.cli import (
     export,
     report,
     show,
+    surgery,
     train,
 )
 from facetrain.cli.failures import EXIT_FAILURE, TRACEBACK_VARIABLE, report_failure
@@ -47,6 +48,7 @@ data.app.command()(data_write.merge)
 data.app.command("filter")(data_write.filter_set)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
+app.command()(surgery.surgery)
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)

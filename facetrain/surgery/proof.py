@@ -15,9 +15,10 @@ from facetrain.surgery.precision_twin import LOW_PRECISION, twin
 from facetrain.surgery.rebuild import Rebuilt
 
 TOLERANCE = 1e-5
-"""Largest difference that is called equal in float32, relative to the largest value of an output or to 1."""
+"""Largest difference that is called equal in float32, relative to the largest value of an output."""
 TOLERANCE_64 = 1e-9
 """The same where both models are computed in float64."""
+_SMALLEST = 1e-6  # an output that is no larger is compared as if it were, for rounding has no measure in it
 _ROUNDING = 1e-3
 """Largest difference that float32 may show for rounding alone, where float64 shows none."""
 _OPEN_SIZE = 32
@@ -36,12 +37,10 @@ class Difference(NamedTuple):
     Attributes:
         max_abs: largest difference of two values.
         max_rel: the same, relative to the largest value of its output.
-        scaled: the same, relative to the largest value of its output or to 1, whichever is more.
     """
 
     max_abs: float
     max_rel: float
-    scaled: float
 
 
 def difference(expected: Sequence[np.ndarray], received: Sequence[np.ndarray]) -> Difference:
@@ -53,15 +52,14 @@ def difference(expected: Sequence[np.ndarray], received: Sequence[np.ndarray]) -
     shapes = [[list(array.shape) for array in arrays] for arrays in (expected, received)]
     if shapes[0] != shapes[1]:
         raise SurgeryError(f"the source gives outputs of shape {shapes[0]}, the new model {shapes[1]}")
-    worst = Difference(0.0, 0.0, 0.0)
+    worst = Difference(0.0, 0.0)
     for old, new in zip(expected, received):
         old, new = np.asarray(old, np.float64), np.asarray(new, np.float64)
         with np.errstate(invalid="ignore"):
             gaps = np.where((old == new) | (np.isnan(old) & np.isnan(new)), 0.0, np.abs(old - new))
         gap = float(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf).max(initial=0.0))
         peak = float(np.abs(old[np.isfinite(old)]).max(initial=0.0))
-        relative = gap / peak if peak > 0 else gap and np.inf
-        worst = Difference(*map(max, worst, (gap, float(relative), gap / max(peak, 1.0))))
+        worst = Difference(max(worst.max_abs, gap), max(worst.max_rel, gap / max(peak, _SMALLEST)))
     return worst
 
 
@@ -92,17 +90,18 @@ def seeded_inputs(model: keras.Model, batch: int = _BATCH, seed: int = 0) -> lis
     return arrays
 
 
-def outputs_of(model: keras.Model, tensors: Sequence[Any], arrays: Sequence[np.ndarray]) -> Outputs:
-    """Returns the values of some tensors of a model in inference."""
-    values = keras.Model(model.inputs, list(tensors))(_matching(model, arrays), training=False)
+def outputs_of(inputs: Sequence[Any], tensors: Sequence[Any], arrays: Sequence[np.ndarray]) -> Outputs:
+    """Returns the values of some tensors of a model in inference, for values of its inputs."""
+    given = [tf.constant(array, tensor.dtype) for array, tensor in zip(arrays, inputs)]
+    values = keras.Model(list(inputs), list(tensors))(given, training=False)
     return [_array(value) for value in tf.nest.flatten(values)]
 
 
 def compare(rebuilt: Rebuilt, arrays: Sequence[np.ndarray] | None = None) -> Difference:
     """Returns the difference between source and result on given or seeded inputs of the result."""
     arrays = rebuilt.to_range(seeded_inputs(rebuilt.model)) if arrays is None else list(arrays)
-    expected = outputs_of(rebuilt.source, rebuilt.expected, rebuilt.to_source(arrays))
-    return difference(expected, outputs_of(rebuilt.model, rebuilt.model.outputs, arrays))
+    expected = outputs_of(rebuilt.inputs, rebuilt.expected, rebuilt.to_source(arrays))
+    return difference(expected, outputs_of(rebuilt.model.inputs, rebuilt.model.outputs, arrays))
 
 
 def prove(rebuilt: Rebuilt, name: str) -> None:
@@ -122,10 +121,10 @@ def prove(rebuilt: Rebuilt, name: str) -> None:
     pair = (rebuilt.source, rebuilt.model) if dtype is None else tuple(_twins(rebuilt, dtype))
     gap = _gap(rebuilt, pair, arrays)
     tolerance = TOLERANCE_64 if _is_double(rebuilt.source) else TOLERANCE
-    if gap.scaled <= tolerance or (gap.scaled <= _ROUNDING and _equal_in_float64(rebuilt, arrays)):
+    if gap.max_rel <= tolerance or (gap.max_rel <= _ROUNDING and _equal_in_float64(rebuilt, arrays)):
         return
     # The layers themselves are compared as they are, so that those of low precision are allowed their rounding.
-    allowed = max(tolerance, gap.scaled / 64) if dtype else tolerance
+    allowed = max(tolerance, gap.max_rel / 64) if dtype else tolerance
     where = _first_difference(rebuilt, rebuilt.source, arrays, allowed)
     raise SurgeryError(
         f"{name} promises equal outputs and does not reach them on model {rebuilt.source.name!r}: they differ by up to "
@@ -136,11 +135,11 @@ def prove(rebuilt: Rebuilt, name: str) -> None:
 def _gap(rebuilt: Rebuilt, pair: Sequence[keras.Model], arrays: Outputs) -> Difference:
     source, result = pair
     if source is rebuilt.source:
-        expected = outputs_of(source, rebuilt.expected, rebuilt.to_source(arrays))
+        expected = outputs_of(rebuilt.inputs, rebuilt.expected, rebuilt.to_source(arrays))
     else:
         # A twin is cut where the source was, so that its outputs are those to compare.
-        expected = outputs_of(source, source.outputs, rebuilt.to_source(arrays))
-    return difference(expected, outputs_of(result, result.outputs, arrays))
+        expected = outputs_of(source.inputs, source.outputs, rebuilt.to_source(arrays))
+    return difference(expected, outputs_of(result.inputs, result.outputs, arrays))
 
 
 def _twins(rebuilt: Rebuilt, dtype: str) -> list[keras.Model]:
@@ -150,7 +149,7 @@ def _twins(rebuilt: Rebuilt, dtype: str) -> list[keras.Model]:
 def _equal_in_float64(rebuilt: Rebuilt, arrays: Outputs) -> bool:
     try:
         wide = [array.astype(np.float64) if array.dtype.kind == "f" else array for array in arrays]
-        return _gap(rebuilt, _twins(rebuilt, "float64"), wide).scaled <= TOLERANCE_64
+        return _gap(rebuilt, _twins(rebuilt, "float64"), wide).max_rel <= TOLERANCE_64
     except (InputError, TypeError, ValueError, tf.errors.OpError):
         return False  # a layer that computes in float32 alone: float32 has decided
 
@@ -160,24 +159,21 @@ def _first_difference(
 ) -> str:
     """Returns which layer of the source is the first, in order of the graph, whose output differs."""
     result, pairs = rebuilt.models[id(source)], rebuilt.pairs[id(source)]
-    given = rebuilt.to_source(arrays) if source is rebuilt.source else arrays
-    old = outputs_of(source, [t for pair in pairs for t in tf.nest.flatten(pair.call.outputs)], given)
-    new = outputs_of(result, [t for pair in pairs for t in pair.outputs], arrays)
+    top = source is rebuilt.source
+    inputs, given = (rebuilt.inputs, rebuilt.to_source(arrays)) if top else (source.inputs, arrays)
+    old = outputs_of(inputs, [t for pair in pairs for t in tf.nest.flatten(pair.call.outputs)], given)
+    new = outputs_of(result.inputs, [t for pair in pairs for t in pair.outputs], arrays)
     for pair in pairs:
         layer, count = pair.call.layer, len(pair.outputs)
         here, there = old[:count], new[:count]
         old, new = old[count:], new[count:]
-        if isinstance(layer, keras.layers.InputLayer) or difference(here, there).scaled <= tolerance:
+        if isinstance(layer, keras.layers.InputLayer) or difference(here, there).max_rel <= tolerance:
             continue
         if is_graph(layer) and id(layer) in rebuilt.pairs:
-            inner = outputs_of(source, pair.call.inputs, given)
+            inner = outputs_of(inputs, pair.call.inputs, given)
             return _first_difference(rebuilt, layer, inner, tolerance, f"{prefix}{layer.name}/")
         return f"layer {prefix + layer.name!r}"
     return f"an output of model {prefix + source.name!r}"
-
-
-def _matching(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:
-    return [tf.constant(array, tensor.dtype) for array, tensor in zip(arrays, model.inputs)]
 
 
 def _array(value: Any) -> np.ndarray:

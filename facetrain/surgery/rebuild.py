@@ -51,6 +51,7 @@ class Rebuilt:
         source, model: the old and the new one.
         edits: how many calls were given something else.
         expected: tensors of the source that the new outputs stand for.
+        inputs: inputs of the source that the new model has too, in its order.
         pairs: by ``id`` of each model of the source.
         models: ``id`` of each model of the source -> the new one.
         to_source: turns inputs of the new model into those of the source.
@@ -61,6 +62,7 @@ class Rebuilt:
     model: keras.Model
     edits: int
     expected: list[Any]
+    inputs: list[Any]
     pairs: dict[int, list[Pair]]
     models: dict[int, keras.Model]
     to_source: Callable[[Arrays], Arrays] = field(default=lambda arrays: arrays)
@@ -112,7 +114,8 @@ class Rebuild:
         for layer, arrays in self._weights:
             self._set_weights(layer, arrays())
         expected = tf.nest.flatten(self.source.outputs if outputs is None else outputs)
-        return Rebuilt(self.source, new, self._edits, expected, self._pairs, self._models)
+        kept = [tensor for tensor in self.source.inputs if id(tensor) in self._entries]
+        return Rebuilt(self.source, new, self._edits, expected, kept, self._pairs, self._models)
 
     def is_shared(self, layer: keras.layers.Layer) -> bool:
         """Whether a layer is called more than once, anywhere in the source."""

@@ -94,7 +94,10 @@ class FieldFinder:
 
     def at(self, layer: str | None = None) -> ReceptiveField:
         """Returns the field of a position of a layer's output, or of the model's first output."""
-        tensor = self._model.outputs[0] if layer is None else self._output(layer)
+        return self.of(self._model.outputs[0] if layer is None else self._output(layer))
+
+    def of(self, tensor: Any) -> ReceptiveField:
+        """Returns the field of a position of a tensor of the model's graph."""
         axes = [self._axis(tensor, axis) for axis in (0, 1)]
         size, stride, start, whole = zip(*axes)
         return ReceptiveField(size, stride, start, all(whole))

@@ -53,7 +53,8 @@ class Report:
         layers, parameters: their numbers.
         flops: multiply-adds of one example; None where a size is open.
         seconds: computing time of one example, median, in batches of up to 8.
-        on_images: largest differences over all steps together on the images that were given, with their number.
+        on_images: largest differences over all steps together on the images that were given, with their number; None
+            without images, or where the new model has other outputs.
     """
 
     model: str
@@ -139,12 +140,7 @@ def _step_report(spec: dict[str, Any], operation: Operation) -> StepReport:
 
 
 def _comparable(rebuilt: Rebuilt) -> Difference | None:
-    pairs = (
-        zip(rebuilt.source.inputs, rebuilt.model.inputs)
-        if len(rebuilt.source.inputs) == len(rebuilt.model.inputs)
-        else ()
-    )
-    sizes = [(old.shape[1:], new.shape[1:]) for old, new in pairs]
+    sizes = [(old.shape[1:], new.shape[1:]) for old, new in zip(rebuilt.inputs, rebuilt.model.inputs)]
     if not all(old.is_compatible_with(new) for old, new in sizes):
         return None
     return compare(rebuilt)
@@ -152,15 +148,25 @@ def _comparable(rebuilt: Rebuilt) -> Difference | None:
 
 def _on_images(
     model: keras.Model, new: keras.Model, operations: list[Operation], images: np.ndarray
-) -> dict[str, float]:
-    arrays = [images]
-    received = outputs_of(new, new.outputs, arrays)
-    for operation in reversed(operations):
-        for rebuilt in reversed(operation.rebuilt):
+) -> dict[str, float] | None:
+    if len(model.inputs) != 1 or len(new.inputs) != 1:
+        raise InputError(f"images are for a model of one input, model {model.name!r} has {len(model.inputs)}")
+    rounds = [rebuilt for operation in operations for rebuilt in operation.rebuilt]
+    size = new.inputs[0].shape[0] or _BATCH
+    whole = len(images) // size * size if new.inputs[0].shape[0] else len(images)
+    gaps = []
+    for start in range(0, whole, size):
+        arrays = [images[start : start + size]]
+        received = outputs_of(new.inputs, new.outputs, arrays)
+        for rebuilt in reversed(rounds):
             arrays = rebuilt.to_source(arrays)
-    expected = outputs_of(model, model.outputs, arrays)
-    gap = difference(expected, received)
-    return {"images": len(images), "max_abs": gap.max_abs, "max_rel": gap.max_rel}
+        expected = outputs_of(model.inputs, model.outputs, arrays)
+        if [array.shape for array in expected] != [array.shape for array in received]:
+            return None
+        gaps.append(difference(expected, received))
+    if not gaps:
+        raise InputError(f"the new model takes {size} images at once, received {len(images)}")
+    return {"images": whole, "max_abs": max(g.max_abs for g in gaps), "max_rel": max(g.max_rel for g in gaps)}
 
 
 def _differ(old: keras.layers.Layer, new: keras.layers.Layer) -> bool:
