@@ -6,8 +6,9 @@ from tensorflow import keras
 
 from facetrain.errors import InputError
 from facetrain.surgery.graph import Call, Graph, keras_class
+from facetrain.surgery.layer_copy import Config, layer_config
 from facetrain.surgery.operation import surgery
-from facetrain.surgery.rebuild import Config, Edit, Rebuild, Rebuilt, layer_config
+from facetrain.surgery.rebuild import Edit, Rebuild, Rebuilt
 
 _SYNCED = keras.layers.experimental.SyncBatchNormalization
 _NORMS = (keras.layers.BatchNormalization, _SYNCED)

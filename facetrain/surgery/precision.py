@@ -6,9 +6,10 @@ from tensorflow import keras
 
 from facetrain.errors import InputError, did_you_mean
 from facetrain.surgery.graph import Graph, is_graph
+from facetrain.surgery.layer_copy import Config
 from facetrain.surgery.operation import surgery
 from facetrain.surgery.precision_twin import LOW_PRECISION, with_policy
-from facetrain.surgery.rebuild import Config, Rebuild, Rebuilt
+from facetrain.surgery.rebuild import Rebuild, Rebuilt
 
 MIXED = ("mixed_bfloat16", "mixed_float16")
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from tensorflow import keras
 
-from facetrain.surgery.rebuild import Config, Rebuild
+from facetrain.surgery.layer_copy import Config
+from facetrain.surgery.rebuild import Rebuild
 
 LOW_PRECISION = frozenset({"mixed_bfloat16", "mixed_float16", "bfloat16", "float16"})
 _FLOATS = LOW_PRECISION | {"float32", "float64"}

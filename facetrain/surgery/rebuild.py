@@ -7,15 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.errors import InputError
 from facetrain.surgery.graph import Call, Graph, call_counts, is_graph, is_symbolic
-
-Config = dict[str, Any]
-Arrays = list[np.ndarray]
+from facetrain.surgery.layer_copy import Arrays, Config, build_layer, first_line, inherited, layer_config
 
 
 class Edit(NamedTuple):
@@ -137,7 +134,7 @@ class Rebuild:
 
     def inherit(self, new: keras.layers.Layer, old: keras.layers.Layer) -> keras.layers.Layer:
         """Returns a new layer, whose weights take the values of those of the old one that have their name and shape."""
-        self._weights.append((new, lambda: _inherited(new, old)))
+        self._weights.append((new, lambda: inherited(new, old)))
         return new
 
     def copy(self, layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
@@ -191,7 +188,7 @@ class Rebuild:
         except InputError:
             raise
         except (ValueError, TypeError) as error:
-            raise InputError(f"layer {layer.name!r} cannot take its input: {_first_line(error)}") from error
+            raise InputError(f"layer {layer.name!r} cannot take its input: {first_line(error)}") from error
 
     def _copied(self, call: Call) -> keras.layers.Layer:
         layer = call.layer
@@ -216,49 +213,7 @@ class Rebuild:
         try:
             layer.set_weights(arrays)
         except ValueError as error:
-            raise InputError(
-                f"the weights of layer {layer.name!r} do not fit any more: {_first_line(error)}"
-            ) from error
-
-
-def layer_config(layer: keras.layers.Layer) -> Config:
-    """Returns the configuration of a layer inside a graph, where the input shape is not its own business."""
-    try:
-        config = dict(layer.get_config())
-    except NotImplementedError as error:
-        raise InputError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: it needs a get_config with its arguments"
-        ) from error
-    for key in ("batch_input_shape", "input_shape", "build_input_shape"):
-        config.pop(key, None)
-    if type(layer) is keras.layers.BatchNormalization and layer.synchronized:
-        config["synchronized"] = True  # Keras leaves it out
-    return config
-
-
-def build_layer(layer: keras.layers.Layer, config: Config) -> keras.layers.Layer:
-    """Returns a new layer of the class of ``layer`` from a configuration."""
-    if type(layer) is keras.layers.Lambda:
-        # Its configuration is the function's bytecode, which forgets the module that the function was written in.
-        own = {key: config[key] for key in ("name", "trainable", "dtype") if key in config}
-        shape = layer._output_shape
-        return keras.layers.Lambda(layer.function, shape, layer.mask, layer.arguments, **own)
-    try:
-        return type(layer).from_config(config)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be built from its config: {_first_line(error)}"
-        ) from error
-
-
-def leaf_name(weight: tf.Variable) -> str:
-    """Returns the last part of a weight's name: ``"kernel"`` of ``"conv/kernel:0"``."""
-    return weight.name.partition(":")[0].rpartition("/")[2]
-
-
-def _inherited(new: keras.layers.Layer, old: keras.layers.Layer) -> Arrays:
-    values = {(leaf_name(weight), tuple(weight.shape)): weight for weight in old.weights}
-    return [values.get((leaf_name(weight), tuple(weight.shape)), weight).numpy() for weight in new.weights]
+            raise InputError(f"the weights of layer {layer.name!r} do not fit any more: {first_line(error)}") from error
 
 
 def _ancestors(graph: Graph, outputs: Any) -> set[Call]:
@@ -276,10 +231,3 @@ def _model_class(model: keras.Model) -> type:
     """Returns the class of a model if it is built from inputs and outputs; a sequential one comes back functional."""
     arguments = inspect.getfullargspec(type(model).__init__).args[1:]
     return type(model) if arguments == ["inputs", "outputs", "name", "trainable"] else keras.Model
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # Keras puts a heading before what happened inside a layer.
-    kept = [line for line in lines if line and not line.startswith(("Exception encountered", "Call arguments"))]
-    return " ".join((kept or lines)[0].split())[:300]

@@ -10,8 +10,9 @@ from tensorflow import keras
 
 from facetrain.errors import InputError
 from facetrain.optimizers.decay import DecayRule
+from facetrain.surgery.layer_copy import Config, leaf_name
 from facetrain.surgery.operation import surgery
-from facetrain.surgery.rebuild import Config, Rebuild, Rebuilt, leaf_name
+from facetrain.surgery.rebuild import Rebuild, Rebuilt
 
 # Name of a weight -> argument of its layer, where it is not <name>_regularizer.
 _ARGUMENTS = {

@@ -10,9 +10,10 @@ from tensorflow import keras
 
 from facetrain.errors import InputError, did_you_mean
 from facetrain.surgery.graph import Graph, check_model
+from facetrain.surgery.layer_copy import Config
 from facetrain.surgery.operation import surgery
 from facetrain.surgery.proof import prove
-from facetrain.surgery.rebuild import Config, Rebuild, Rebuilt
+from facetrain.surgery.rebuild import Rebuild, Rebuilt
 
 
 @surgery(exact=False)

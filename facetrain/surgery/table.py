@@ -13,13 +13,18 @@ _PROVEN = "exact"
 # name (also the function's), module, whether outputs stay the same, description
 _TABLE = (
     ("prelu_to_depthwise", "activations", _PROVEN, "PReLU as ReLU, 1x1 depthwise convolutions and an addition"),
-    ("replace_activations", "activations", "exact from (leaky) ReLU to PReLU", "one kind of activation by another"),
+    (
+        "replace_activations",
+        "activation_kinds",
+        "exact from (leaky) ReLU to PReLU",
+        "one kind of activation by another",
+    ),
     ("upsampling_to_conv_transpose", "upsampling", _PROVEN, "UpSampling2D, nearest and bilinear, as Conv2DTranspose"),
     ("fuse_conv_bn", "fusing", _PROVEN, "batch normalisation into the convolution or dense layer before it"),
     ("fuse_bn_dense", "fusing", _PROVEN, "batch normalisation into the dense layer after it"),
     ("fuse_consecutive_dense", "fusing", _PROVEN, "dense layers without an activation between them as one"),
     ("reparameterize", "branches", _PROVEN, "sums of linear branches as one convolution (RepVGG)"),
-    ("fold_input_scaling", "scaling", "exact unless borders are approximate", "pixel scaling and channel order inside"),
+    ("fold_input_scaling", "scaling", "exact unless borders are given up", "pixel scaling and channel order inside"),
     ("replace_batchnorm", "normalization", "exact unless epsilon changes", "momentum, epsilon, statistics of replicas"),
     ("add_l2_regularizers", "regularizers", _PROVEN, "weight decay as penalties, by a decay rule"),
     ("strip_regularizers", "regularizers", _PROVEN, "takes penalties off, by a decay rule"),

@@ -14,8 +14,9 @@ from facetrain.errors import InputError
 from facetrain.layers.drop_path import DropPath, path_rates
 from facetrain.layers.dropout import SeededDropout
 from facetrain.surgery.graph import Call, Graph, all_layers, graphs, is_symbolic, keras_class
+from facetrain.surgery.layer_copy import Config
 from facetrain.surgery.operation import surgery
-from facetrain.surgery.rebuild import Config, Edit, Rebuild, Rebuilt
+from facetrain.surgery.rebuild import Edit, Rebuild, Rebuilt
 
 _DROPOUTS = tuple(
     getattr(keras.layers, name)
