@@ -7,14 +7,18 @@ from typing import Any
 
 _HOME = {
     "AconC": "activations",
+    "ChannelSplit": "split",
     "CosineDense": "cosine",
     "DropPath": "drop_path",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
+    "FourierPositions": "learned",
     "GroupedConv2D": "grouped",
     "HardSigmoid": "activations",
     "HardSwish": "activations",
     "LayerFactory": "blocks",
+    "LearnedPositions": "learned",
+    "LearnedScale": "learned",
     "PartialCosineDense": "partial",
     "SeededDropout": "dropout",
     "SubCenterCosineDense": "cosine",

@@ -62,9 +62,13 @@ class LayerFactory:
         strides: int = 1,
         groups: int = 1,
         use_bias: bool = False,
+        padding: str | None = None,
     ) -> tf.Tensor:
-        """Convolution, by default without bias: [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
-        x, padding = self._pad(x, kernel, strides, name)
+        """Convolution, by default without bias: [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters].
+
+        ``padding`` (``"valid"`` or ``"same"``) is that of this convolution alone.
+        """
+        x, padding = (x, padding) if padding else self._pad(x, kernel, strides, name)
         layer = keras.layers.Conv2D if groups == 1 else GroupedConv2D
         return layer(
             filters,
@@ -78,18 +82,26 @@ class LayerFactory:
             name=name,
         )(x)
 
-    def depthwise(self, x: tf.Tensor, kernel: Size, name: str, strides: int = 1) -> tf.Tensor:
-        """Depthwise convolution without bias: [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
+    def depthwise(self, x: tf.Tensor, kernel: Size, name: str, strides: int = 1, use_bias: bool = False) -> tf.Tensor:
+        """Depthwise convolution: [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
         x, padding = self._pad(x, kernel, strides, name)
         return FastDepthwiseConv2D(
             kernel,
             strides,
             padding=padding,
-            use_bias=False,
+            use_bias=use_bias,
             depthwise_initializer=_fresh(self.kernel_initializer),
             dtype=self.dtype,
             name=name,
         )(x)
+
+    def max_pool(self, x: tf.Tensor, size: int, name: str, strides: int) -> tf.Tensor:
+        """Largest value of each window: [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C].
+
+        What symmetric padding adds are zeros, as in Keras; behind an activation below 0 that is not the same as none.
+        """
+        x, padding = self._pad(x, size, strides, name)
+        return keras.layers.MaxPooling2D(size, strides, padding, dtype=self.dtype, name=name)(x)
 
     def norm(self, x: tf.Tensor, name: str, **arguments: Any) -> tf.Tensor:
         """Batch normalisation over the last axis; ``arguments`` go to the Keras layer."""
