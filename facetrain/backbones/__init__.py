@@ -57,7 +57,7 @@ def create_backbone(spec: str | Mapping[str, Any], input_shape: Sequence[int] = 
 
 def __getattr__(name: str) -> Any:
     if name == "count_flops":
-        return importlib.import_module(f"{__name__}.flops").count_flops
+        return importlib.import_module("facetrain.layers.flops").count_flops
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

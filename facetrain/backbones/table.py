@@ -23,7 +23,7 @@ class BackboneInfo(NamedTuple):
 
     Attributes:
         parameters: number of weights at three input channels, moving averages included.
-        multiply_adds: operations of one 112x112 image, as ``flops.count_flops`` counts them.
+        multiply_adds: operations of one 112x112 image, as ``count_flops`` counts them.
         features: (height, width, channels) of the output for a 112x112 image.
         paper, licence: as of ``Source``.
         min_size: smallest side of an image, in pixels.

@@ -25,6 +25,7 @@ from facetrain.cli import (
     export,
     report,
     show,
+    surgery,
     train,
 )
 from facetrain.cli.failures import EXIT_FAILURE, TRACEBACK_VARIABLE, report_failure
@@ -50,6 +51,7 @@ data.app.command("filter")(data_write.filter_set)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
 app.add_typer(convert.app, name="convert")
+app.command()(surgery.surgery)
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)

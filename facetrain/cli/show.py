@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import typer
 
-from facetrain.cli import show_recipe
+from facetrain.cli import show_model, show_recipe
 from facetrain.cli.output import print_json, print_result, print_table, print_text
 from facetrain.errors import InputError, did_you_mean
 
@@ -25,6 +25,7 @@ FAMILIES = {
     "orders": "facetrain.data.sampling:ORDERS",
     "necks": "facetrain.embeddings:NECKS",
     "heads": "facetrain.heads:HEADS",
+    "surgeries": "facetrain.surgery:SURGERIES",
     "evaluators": "facetrain.evaluation.evaluators:EVALUATORS",
 }
 
@@ -166,6 +167,7 @@ def schema() -> None:
     print_text(json.dumps(json_schema(), indent=2))
 
 
+app.command()(show_model.model)
 app.command()(show_recipe.decay)
 app.command()(show_recipe.schedule)
 

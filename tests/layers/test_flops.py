@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tensorflow import keras
 
-from facetrain.backbones.flops import count_flops
+from facetrain.layers.flops import count_flops
 
 
 def _count(layer, shape=(6, 8, 4)):

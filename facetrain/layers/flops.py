@@ -29,10 +29,11 @@ def count_flops(model: keras.Model) -> int:
     """
     # The nodes of the graph are the calls that belong to this model; a layer knows its calls in other models too.
     calls = (node for nodes in model._nodes_by_depth.values() for node in nodes)
-    return sum(_call_flops(node.layer, node.input_shapes, node.output_shapes) for node in calls)
+    return sum(call_flops(node.layer, node.input_shapes, node.output_shapes) for node in calls)
 
 
-def _call_flops(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> int:
+def call_flops(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> int:
+    """Returns the multiply-adds of one call of a layer, from the shapes of what it takes and gives, batch first."""
     if isinstance(layer, keras.Model):
         return count_flops(layer)
     if not isinstance(layer, _COUNTED):
