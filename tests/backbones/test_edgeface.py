@@ -82,7 +82,7 @@ def tiny():
     model = edgeface((64, 64, 3), **TINY)
     rng = np.random.default_rng(0)
     for weight in model.weights:
-        weight.assign(rng.normal(1.0 if "gamma" in weight.name else 0.0, 0.3, weight.shape))
+        weight.assign(rng.normal(1.0 if "gamma" in weight.name or "factors" in weight.name else 0.0, 0.3, weight.shape))
     return model, rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
 
 
@@ -162,7 +162,7 @@ def test_sizes():
     "bad,word",
     [
         ({"rank_ratio": 1.0}, "rank_ratio"),
-        ({"stem_strides": 1}, "stem_strides must be 2 or 4"),
+        ({"stem_strides": 1}, "stem_strides of an EdgeFace must be 2 or 4"),
         ({"channels": (8, 8)}, "channels must be 4"),
         ({"heads": 0}, "heads"),
         ({"input_shape": (31, 64, 3)}, "at least 32"),
