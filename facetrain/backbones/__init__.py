@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from facetrain.backbones.applications_table import APPLICATIONS, MIN_SIZES
 from facetrain.backbones.table import TABLE, BackboneInfo
 from facetrain.errors import InputError
 from facetrain.registry import Registry
 
 MIN_SIZE = 32
-
 
 BACKBONES = Registry("backbone")
 INFO: dict[str, BackboneInfo] = {}
@@ -19,6 +19,12 @@ INFO: dict[str, BackboneInfo] = {}
 for _name, _module, _description, _parameters, _multiply_adds, _side, _channels, _source, *_least in TABLE:
     BACKBONES.add(_name, f"facetrain.backbones.{_module}:{_name}", _description)
     INFO[_name] = BackboneInfo(_parameters, _multiply_adds, (_side, _side, _channels), *_source, *_least)
+
+for _name, (_parameters, _multiply_adds, _side, _channels, _source) in APPLICATIONS.items():
+    BACKBONES.add(f"applications/{_name}", f"facetrain.backbones.applications:{_name}", "network of keras.applications")
+    INFO[f"applications/{_name}"] = BackboneInfo(
+        _parameters, _multiply_adds, (_side, _side, _channels), *_source, MIN_SIZES.get(_name, MIN_SIZE)
+    )
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tensorflow import keras
 from facetrain import backbones
 from facetrain.backbones import efficientnet, efficientnet_v2, ghostnet, mobilenet, mobilenet_v3
 from facetrain.models.keras_file import load_keras_file
+from facetrain.models.precision import precision_scope
 from tests.backbones.shapes import weigh
 
 BATCH = 2
@@ -36,8 +38,18 @@ TINY = {
     "vargfacenet": {"width": 0.5, "blocks": (2, 1, 1), "final_filters": 64},
     "edgeface_*": {"blocks": (1, 2, 1, 1), "channels": (8, 12, 20, 40), "heads": 4, "rank_ratio": 0.6},
     "vit_*": {"channels": 32, "blocks": 2, "heads": 4},
+    "applications/MobileNet": {"alpha": 0.25},
+    "applications/MobileNetV3Small": {"alpha": 0.25},
+    "applications/RegNetX002": {},
     "*": {"width": 0.25},
 }
+
+
+class Tiny(NamedTuple):
+    """A tiny network and the name of its line."""
+
+    name: str
+    model: keras.Model
 
 
 def tiny_spec(name):
@@ -45,13 +57,17 @@ def tiny_spec(name):
 
 
 def _different():
-    """Names of backbones that are different networks when they are tiny."""
+    """Names of backbones that are different networks when they are tiny; of the many applications a few."""
     found = {}
     for name in backbones.list_backbones():
+        if name.startswith("applications/") and name not in TINY:
+            continue
         factory = backbones.BACKBONES.get(name)
         keywords = {**factory.keywords} if isinstance(factory, partial) else {}
         made = {**keywords, **tiny_spec(name), "name": ""}
-        found.setdefault((getattr(factory, "func", factory), repr(sorted(made.items()))), name)
+        found.setdefault(
+            (getattr(factory, "func", factory), getattr(factory, "args", ()), repr(sorted(made.items()))), name
+        )
     return list(found.values())
 
 
@@ -85,23 +101,24 @@ def tiny(request):
     keras.utils.set_random_seed(0)
     model = backbones.create_backbone(tiny_spec(request.param), _shape(request.param))
     _randomize(model)
-    return model
+    return Tiny(request.param, model)
 
 
 def test_builds_as_it_is_weighed(tiny):
-    parameters, multiply_adds, features = weigh(tiny_spec(tiny.name), _shape(tiny.name))
-    assert (tiny.count_params(), tiny.output_shape[1:]) == (parameters, features)
-    assert backbones.count_flops(tiny) == multiply_adds
-    assert len({weight.name for weight in tiny.weights}) == len(tiny.weights)
+    model, weighed = tiny.model, weigh(tiny_spec(tiny.name), _shape(tiny.name))
+    assert (model.count_params(), backbones.count_flops(model), model.output_shape[1:]) == weighed
+    assert len({weight.name for weight in model.weights}) == len(model.weights)
+    assert model.name == tiny.name.lower().removeprefix("applications/") and model.input_names == ["pixels"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_trains(tiny, precision):
-    model = tiny
+    model, before = tiny.model, tiny.model.get_weights()
     if precision != "float32":
-        model = backbones.create_backbone({**tiny_spec(tiny.name), "dtype": precision}, _shape(tiny.name))
-        model.set_weights(tiny.get_weights())
-    pixels, before = _pixels(tiny.name), tiny.get_weights()
+        with precision_scope(precision):
+            model = backbones.create_backbone(tiny_spec(tiny.name), _shape(tiny.name))
+        model.set_weights(before)
+    pixels = _pixels(tiny.name)
     target = np.random.default_rng(2).normal(size=(BATCH, *model.output_shape[1:])).astype(np.float32)
     with tf.GradientTape() as tape:
         features = tf.cast(model(pixels, training=True), tf.float32)
@@ -110,27 +127,27 @@ def test_trains(tiny, precision):
     assert np.isfinite(loss) and features.shape == target.shape
     for gradient, weight in zip(gradients, model.trainable_weights):
         assert gradient is not None and np.isfinite(gradient).all(), weight.name
-    tiny.set_weights(before)
+    tiny.model.set_weights(before)
 
 
 def test_saves_loads_and_exports(tiny, tmp_path):
-    pixels = _pixels(tiny.name, 1)
-    embed = tf.function(lambda x: tiny(x, training=False), input_signature=[tf.TensorSpec(pixels.shape)])
+    model, pixels = tiny.model, _pixels(tiny.name, 1)
+    embed = tf.function(lambda x: model(x, training=False), input_signature=[tf.TensorSpec(pixels.shape)])
     expected = embed(pixels).numpy()
 
-    tiny.save(tmp_path / "model.keras")
+    model.save(tmp_path / "model.keras")
     loaded = load_keras_file(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded(pixels), expected, rtol=1e-4, atol=1e-5)
 
     for weight in loaded.weights:
         weight.assign(tf.zeros_like(weight))
-    tiny.save_weights(tmp_path / "model.weights.h5")
+    model.save_weights(tmp_path / "model.weights.h5")
     loaded.load_weights(tmp_path / "model.weights.h5")
-    for ours, theirs in zip(tiny.weights, loaded.weights):
+    for ours, theirs in zip(model.weights, loaded.weights):
         np.testing.assert_array_equal(ours, theirs, err_msg=ours.name)
 
     module = tf.Module()
-    module.embed, module.weights = embed, tiny.weights
+    module.embed, module.weights = embed, model.weights
     tf.saved_model.save(module, str(tmp_path / "saved"), signatures={"serving_default": embed})
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     np.testing.assert_array_equal(saved.embed(pixels), expected)

@@ -16,8 +16,8 @@ def test_obeys_keras(tmp_path):
     run_layer_test(GroupedConv2D, config, (2, 5, 5, 4), (2, 5, 5, 6), [(3, 3, 2, 6), (6,)], [], tmp_path)
 
 
-# Channels in a group, groups: all groups in one convolution, several in each, and one in each.
-@pytest.mark.parametrize("channels,groups", [(2, 4), (8, 8), (24, 3), (40, 2)])
+# Channels in a group, groups: depthwise, all groups in one convolution, several in each, and one in each.
+@pytest.mark.parametrize("channels,groups", [(1, 5), (2, 4), (8, 8), (24, 3), (40, 2)])
 @pytest.mark.parametrize("strides,padding", [(1, "same"), (2, "valid")])
 def test_output_and_gradients(channels, groups, strides, padding):
     rng = np.random.default_rng(0)
