@@ -86,7 +86,7 @@ def test_one_convolution_can_take_the_place_of_three_branches():
 
 
 def test_channels_are_multiples_of_sixteen():
-    model = repvgg((32, 32, 3), **{**TINY, "width": 0.1})
+    model = repvgg((32, 32, 3), blocks=(1, 1, 1, 1), width=0.1)
     assert {w.shape[-1] % 16 for w in model.weights} == {0} and model.output_shape[-1] == 128
 
 
