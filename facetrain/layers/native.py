@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("prelu.cc")
 PLACE_VARIABLE = "FACETRAIN_NATIVE"
 HOW_TO_BUILD = "facetrain doctor --build-ops"
-_OPTIONS = ("-O3", "-fno-math-errno", "-fPIC", "-shared")
+_OPTIONS = ("-O3", "-fPIC", "-shared")
 _COMPILERS = ("g++", "clang++", "c++")
 
 

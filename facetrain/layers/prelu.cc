@@ -1,8 +1,8 @@
 // PReLU with one slope a channel, forward and backward in one pass over memory each.
 //
-// The layer is bound by memory traffic: TensorFlow's own operations read and write the activations some twenty times a
-// step, these six times. Rows are worked through in blocks of fixed size, whose sums are added in order, so results do
-// not depend on the number of threads.
+// The layer is bound by memory traffic: in a step the form made of TensorFlow's operations reads or writes as many values
+// as eighteen maps of activations hold, these as five. Rows are worked through in blocks of fixed size, whose sums are
+// added in order, so results do not depend on the number of threads.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,20 +21,20 @@
 #else
 #define WIDEST
 #endif
+#define INLINED inline __attribute__((always_inline))
 
 namespace facetrain {
 
+using tensorflow::bfloat16;
 using tensorflow::DEVICE_CPU;
-using tensorflow::int64;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Status;
 using tensorflow::Tensor;
-using tensorflow::bfloat16;
 using tensorflow::errors::InvalidArgument;
 
-constexpr int64 kBlockElements = 32768;
+constexpr int64_t kBlockElements = 32768;
 
 // A bfloat16 is the upper half of a float32.
 inline float Widen(uint16_t value) {
@@ -60,11 +60,10 @@ inline void Store(float value, uint16_t* target) { *target = Narrow(value); }
 // The products are computed everywhere and then chosen from: a choice can be vectorised, a branch cannot. `outputs` may
 // be one of the inputs, at the same places.
 template <typename T>
-inline __attribute__((always_inline)) void ForwardRows(const T* x, const float* slopes, int64 rows, int64 channels,
-                                                       T* outputs) {
-  for (int64 row = 0; row < rows; ++row) {
+INLINED void ForwardRows(const T* x, const float* slopes, int64_t rows, int64_t channels, T* outputs) {
+  for (int64_t row = 0; row < rows; ++row) {
 #pragma GCC ivdep
-    for (int64 c = 0; c < channels; ++c) {
+    for (int64_t c = 0; c < channels; ++c) {
       const float value = Widen(x[c]);
       const float scaled = slopes[c] * value;
       Store(value > 0.0f ? value : scaled, outputs + c);
@@ -75,12 +74,12 @@ inline __attribute__((always_inline)) void ForwardRows(const T* x, const float* 
 }
 
 template <typename T>
-inline __attribute__((always_inline)) void BackwardRows(const T* upstream, const T* x, const float* slopes, int64 rows,
-                                                        int64 channels, T* to_x, float* to_slopes) {
+INLINED void BackwardRows(const T* upstream, const T* x, const float* slopes, int64_t rows, int64_t channels, T* to_x,
+                          float* to_slopes) {
   std::fill(to_slopes, to_slopes + channels, 0.0f);
-  for (int64 row = 0; row < rows; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
 #pragma GCC ivdep
-    for (int64 c = 0; c < channels; ++c) {
+    for (int64_t c = 0; c < channels; ++c) {
       const float value = Widen(x[c]);
       const float incoming = Widen(upstream[c]);
       const float scaled = slopes[c] * incoming;
@@ -94,20 +93,20 @@ inline __attribute__((always_inline)) void BackwardRows(const T* upstream, const
   }
 }
 
-WIDEST void Forward(const float* x, const float* slopes, int64 rows, int64 channels, float* outputs) {
+WIDEST void Forward(const float* x, const float* slopes, int64_t rows, int64_t channels, float* outputs) {
   ForwardRows(x, slopes, rows, channels, outputs);
 }
 
-WIDEST void Forward(const uint16_t* x, const float* slopes, int64 rows, int64 channels, uint16_t* outputs) {
+WIDEST void Forward(const uint16_t* x, const float* slopes, int64_t rows, int64_t channels, uint16_t* outputs) {
   ForwardRows(x, slopes, rows, channels, outputs);
 }
 
-WIDEST void Backward(const float* upstream, const float* x, const float* slopes, int64 rows, int64 channels,
+WIDEST void Backward(const float* upstream, const float* x, const float* slopes, int64_t rows, int64_t channels,
                      float* to_x, float* to_slopes) {
   BackwardRows(upstream, x, slopes, rows, channels, to_x, to_slopes);
 }
 
-WIDEST void Backward(const uint16_t* upstream, const uint16_t* x, const float* slopes, int64 rows, int64 channels,
+WIDEST void Backward(const uint16_t* upstream, const uint16_t* x, const float* slopes, int64_t rows, int64_t channels,
                      uint16_t* to_x, float* to_slopes) {
   BackwardRows(upstream, x, slopes, rows, channels, to_x, to_slopes);
 }
@@ -133,16 +132,16 @@ typename Storage<T>::Type* Write(Tensor* tensor) {
 
 // The activations as rows of channels, cut into blocks.
 struct Blocks {
-  int64 channels, rows, size, count;
+  int64_t channels, rows, size, count;
 
   explicit Blocks(const Tensor& x) {
     channels = x.dim_size(x.dims() - 1);
     rows = channels == 0 ? 0 : x.NumElements() / channels;
-    size = std::max<int64>(1, kBlockElements / std::max<int64>(1, channels));
+    size = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, channels));
     count = (rows + size - 1) / size;
   }
 
-  int64 RowsOf(int64 block) const { return std::min(size, rows - block * size); }
+  int64_t RowsOf(int64_t block) const { return std::min(size, rows - block * size); }
 };
 
 Status CheckShapes(const Tensor& x, const Tensor& slopes) {
@@ -164,8 +163,8 @@ std::vector<float> WideSlopes(const Tensor& slopes) {
 template <typename Work>
 void OverBlocks(OpKernelContext* context, const Blocks& blocks, const Work& work) {
   const auto* pool = context->device()->tensorflow_cpu_worker_threads();
-  tensorflow::Shard(pool->num_threads, pool->workers, blocks.count, kBlockElements, [&](int64 first, int64 last) {
-    for (int64 block = first; block < last; ++block) work(block, block * blocks.size * blocks.channels);
+  tensorflow::Shard(pool->num_threads, pool->workers, blocks.count, kBlockElements, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) work(block, block * blocks.size * blocks.channels);
   });
 }
 
@@ -183,7 +182,7 @@ class PreluOp : public OpKernel {
     const Blocks blocks(x);
     const auto* from = Read<T>(x);
     auto* to = Write<T>(outputs);
-    OverBlocks(context, blocks, [&](int64 block, int64 start) {
+    OverBlocks(context, blocks, [&](int64_t block, int64_t start) {
       Forward(from + start, slopes.data(), blocks.RowsOf(block), blocks.channels, to + start);
     });
   }
@@ -210,14 +209,16 @@ class PreluGradOp : public OpKernel {
     const auto* incoming = Read<T>(upstream);
     const auto* inputs = Read<T>(x);
     auto* outgoing = Write<T>(to_x);
-    OverBlocks(context, blocks, [&](int64 block, int64 start) {
+    OverBlocks(context, blocks, [&](int64_t block, int64_t start) {
       Backward(incoming + start, inputs + start, slopes.data(), blocks.RowsOf(block), blocks.channels,
                outgoing + start, sums.data() + block * blocks.channels);
     });
     std::vector<double> totals(blocks.channels, 0.0);
-    for (size_t i = 0; i < sums.size(); ++i) totals[i % blocks.channels] += sums[i];
+    for (auto sum = sums.begin(); sum != sums.end();) {
+      for (double& total : totals) total += *sum++;
+    }
     auto* target = Write<T>(to_slopes);
-    for (int64 c = 0; c < blocks.channels; ++c) Store(static_cast<float>(totals[c]), target + c);
+    for (int64_t c = 0; c < blocks.channels; ++c) Store(static_cast<float>(totals[c]), target + c);
   }
 };
 
