@@ -57,8 +57,8 @@ def efficientnet_v2(
 ) -> keras.Model:
     """Builds an EfficientNetV2; the features have 1/16 of the input's size, or 1/32 with ``stem_strides=2``.
 
-    Keras_insightface trains with a first stride of 1 as well. Reference: Tan and Le, EfficientNetV2, ICML 2021, arXiv
-    2104.00298.
+    The paper's images have twice the side of an aligned crop or more: a stem of stride 1 gives each stage the size it
+    was designed for. Reference: Tan and Le, EfficientNetV2, ICML 2021, arXiv 2104.00298.
 
     Args:
         input_shape: (height, width, channels) of the scaled pixels.

@@ -36,11 +36,10 @@ def repvgg(
     """Builds a RepVGG; the features have 1/16 of the input's size, or 1/32 with ``stem_strides=2``.
 
     Block: the sum of a 3x3 convolution with BN, a 1x1 convolution with BN and, where size and channels stay, a BN of
-    the input; then the activation. The first block of each stage has stride 2. The three branches are linear, so a
-    trained network becomes the ``deploy`` form, one 3x3 convolution with bias a block, with equal output. For that
-    the taps of the 1x1 convolution have to be the centres of the 3x3 ones, as with ``padding="symmetric"``. The
-    paper's images have twice the side of an aligned crop: a stem of stride 1 gives each stage the size it was designed
-    for. Reference: Ding et al., CVPR 2021, arXiv 2101.03697.
+    the input; then the activation. The first block of each stage has stride 2. The three branches are linear, so
+    ``surgery.reparameterize`` turns a trained network into the ``deploy`` form, one 3x3 convolution with bias a block,
+    with equal output. The paper's images have twice the side of an aligned crop: a stem of stride 1 gives each stage
+    the size it was designed for. Reference: Ding et al., CVPR 2021, arXiv 2101.03697.
 
     Args:
         input_shape: (height, width, channels) of the scaled pixels.
@@ -48,7 +47,7 @@ def repvgg(
         widths: factor of the channels (64, 128, 256, 512) of each stage; the paper's a, a, a, b.
         width: factor of every number of channels, which are rounded to multiples of 16.
         stem_strides: stride of the first block, 1 or 2.
-        deploy: builds the form for use, with names as in the form for training (``<block>_conv``, ``<block>_act``).
+        deploy: builds the form for use, whose names are among those of the form for training.
         dropout: share of the features set to zero in training, in [0, 1).
         seed: of dropout.
         activation, bn_momentum, bn_epsilon, kernel_initializer, padding, dtype: as in LayerFactory.
@@ -84,7 +83,7 @@ def _branches(make: LayerFactory, x: tf.Tensor, filters: int, strides: int, name
 
 
 def _deployed(make: LayerFactory, x: tf.Tensor, filters: int, strides: int, name: str) -> tf.Tensor:
-    return make.act(make.conv(x, filters, 3, f"{name}_conv", strides, use_bias=True), f"{name}_act")
+    return make.act(make.conv(x, filters, 3, f"{name}_3x3_conv", strides, use_bias=True), f"{name}_act")
 
 
 repvgg_a0 = functools.partial(repvgg, blocks=(2, 4, 14, 1), widths=(0.75, 0.75, 0.75, 2.5), name="repvgg_a0")

@@ -27,7 +27,7 @@ class LearnedScale(keras.layers.Layer):
         **kwargs: as for any Keras layer.
     Call arguments: inputs [B, ...] of any float type.
     Returns: a tensor like ``inputs``.
-    Weights: ``gamma``, [size of the axis].
+    Weights: ``factors``, [size of the axis]; optimisers do not decay them.
     Raises: InputError if ``axis`` is 0.
     """
 
@@ -41,14 +41,14 @@ class LearnedScale(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Creates the factors."""
         start = keras.initializers.Constant(self.initial)
-        self.gamma = self.add_weight(name="gamma", shape=(input_shape[self.axis],), initializer=start)
+        self.factors = self.add_weight(name="factors", shape=(input_shape[self.axis],), initializer=start)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the product."""
         shape = [1] * inputs.shape.rank
         shape[self.axis] = -1
-        return inputs * tf.reshape(self.gamma, shape)
+        return inputs * tf.reshape(self.factors, shape)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""
@@ -70,7 +70,7 @@ class LearnedPositions(keras.layers.Layer):
         **kwargs: as for any Keras layer.
     Call arguments: inputs [B, H, W, C] of known H, W, C and any float type.
     Returns: a tensor like ``inputs``.
-    Weights: ``positions``, [H, W, C].
+    Weights: ``positions``, [H, W, C]; optimisers do not decay them.
     """
 
     def __init__(self, deviation: float = 0.02, **kwargs: Any):

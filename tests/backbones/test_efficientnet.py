@@ -23,6 +23,7 @@ SCALING = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4
 # Kernel (0 for a fused block of 3x3), expansion, channels, blocks, stride.
 V1 = ((3, 1, 16, 1, 1), (3, 6, 24, 2, 2), (5, 6, 40, 2, 2), (3, 6, 80, 3, 2), (5, 6, 112, 3, 1), (5, 6, 192, 4, 2),
       (3, 6, 320, 1, 1))  # fmt: skip
+V1_START = ((3, 1, 16, 1, 1), (3, 1, 24, 6, 2))  # with the columns of the library: kernel, blocks, channels, ...
 V2 = ((0, 1, 16, 1, 1), (0, 4, 32, 2, 2), (0, 4, 48, 2, 2), (3, 4, 96, 3, 2), (3, 6, 112, 5, 1), (3, 6, 192, 8, 2))
 V2_S = ((0, 1, 24, 2, 1), (0, 4, 48, 4, 2), (0, 4, 64, 4, 2), (3, 4, 128, 6, 2), (3, 6, 160, 9, 1), (3, 6, 256, 15, 2))
 
@@ -86,7 +87,7 @@ def test_equals_keras_applications(name):
 
 
 def test_squeeze_and_excitation_by_hand():
-    model = backbones.create_backbone({"name": "efficientnet_b0", "width": 0.25}, (32, 32, 3))
+    model = backbones.create_backbone({"name": "efficientnet_b0", "width": 0.25, "stages": V1_START}, (32, 32, 3))
     randomize(model)
     layers, pixels = layers_of(model), np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     x, expected = outputs_of(model, ["stage2_block1_depthwise_act", "stage2_block1_se"], pixels)

@@ -31,6 +31,13 @@ def test_layers(layer, expected):
     assert _count(layer) == expected
 
 
+def test_attention():
+    """Each of 7 queries of 4 values meets 5 keys, and their products 5 values of 6, in each of 3 heads."""
+    query, key, value = (keras.Input((3, *shape)) for shape in ((7, 4), (5, 4), (5, 6)))
+    model = keras.Model([query, key, value], keras.layers.Attention()([query, value, key]))
+    assert count_flops(model) == 3 * (7 * 5 * 4 + 7 * 5 * 6)
+
+
 def test_shared_and_nested():
     inputs = keras.Input((6, 6, 4))
     shared = keras.layers.Conv2D(4, 1)

@@ -8,6 +8,7 @@ import pytest
 from facetrain import backbones
 from facetrain.backbones.resnest import resnest
 from facetrain.errors import InputError
+from tests.backbones.shapes import weigh
 from tests.backbones.twins import conv, layers_of, norm, outputs_of, randomize
 
 TINY = {"blocks": (1, 1, 1, 1), "width": 0.125}
@@ -86,9 +87,14 @@ def test_block_by_hand(tiny):
 
 
 def test_odd_sizes_and_another_radix():
-    model = resnest((33, 50, 3), **TINY, radix=4)
-    assert model.output_shape == (None, 3, 4, 256)
-    assert model.get_layer("stage1_block1_2_conv").groups == 4
+    two, four = (weigh({"name": "resnest50", **TINY, "radix": radix}, (33, 50, 3)) for radix in (2, 4))
+    assert two[2] == four[2] == (3, 4, 256)
+    # Twice as many kernels in groups half as large, so only what decides on the weights grows, and its norms.
+    grown = 0
+    for c in (8, 16, 32, 64):
+        grown += 4 * 2 * c + c * (max(32, c) - max(32, c // 2)) + 5 * (max(32, c) - max(32, c // 2))
+        grown += max(32, c) * 4 * c - max(32, c // 2) * 2 * c + 2 * c
+    assert four[0] - two[0] == grown
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from tensorflow import keras
 
 from facetrain import backbones
 from facetrain.errors import InputError
+from tests.backbones.shapes import weigh
 from tests.backbones.twins import assert_same_output
 
 DEPTHS = {"resnet50v2": (3, 4, 6, 3), "resnet101v2": (3, 4, 23, 3)}
@@ -57,8 +58,8 @@ def test_equals_keras_applications():
 
 
 def test_paddings_and_refusals():
-    same = backbones.create_backbone({"name": "resnet50v2", "width": 0.125, "padding": "same"}, (40, 32, 3))
-    assert same.output_shape == (None, 3, 2, 256)
+    for padding in ("same", "symmetric"):
+        assert weigh({"name": "resnet50v2", "padding": padding}, (40, 33, 3))[2] == (3, 3, 2048)
     with pytest.raises(InputError, match="at least 2"):
         backbones.create_backbone({"name": "resnet50v2", "blocks": [2, 2, 1, 2]})
     with pytest.raises(InputError, match="stem_strides must be 1 or 2, received 3"):

@@ -103,6 +103,27 @@ def test_own_initializer_differs_from_layer_to_layer():
     assert not np.array_equal(model.get_layer("a").kernel, model.get_layer("b").kernel)
 
 
+def test_a_convolution_may_have_its_own_padding_and_bias():
+    inputs = keras.Input((9, 9, 2))
+    make = LayerFactory(kernel_initializer="ones", padding="symmetric")
+    model = keras.Model(inputs, make.conv(inputs, 1, 3, "conv", strides=2, use_bias=True, padding="valid"))
+    model.get_layer("conv").bias.assign([0.5])
+    np.testing.assert_array_equal(model(tf.ones([1, 9, 9, 2])), np.full((1, 4, 4, 1), 18.5))
+    model = keras.Model(inputs, make.depthwise(inputs, 3, "depthwise", use_bias=True))
+    model.get_layer("depthwise").bias.assign([0.5, -0.5])
+    np.testing.assert_array_equal(model(tf.ones([1, 9, 9, 2]))[0, 4, 4], [9.5, 8.5])
+
+
+@pytest.mark.parametrize("padding,first", [("same", 2.0), ("symmetric", 1.0)])
+def test_max_pool(padding, first):
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, LayerFactory(padding=padding).max_pool(inputs, 3, "pool", strides=2))
+    rows = tf.reshape(tf.range(4.0), [1, 4, 1, 1]) + tf.zeros([1, 4, 4, 1])
+    np.testing.assert_array_equal(model(rows)[0, :, 0, 0], [first, 3.0])
+    negative = model(rows - 5.0)[0, 0, 0, 0]
+    assert negative == (first - 5.0 if padding == "same" else 0.0)  # zeros from the edge
+
+
 def test_dtype_reaches_every_layer():
     model = _build(LayerFactory(dtype="mixed_bfloat16", padding="symmetric"), strides=2)
     assert {layer.compute_dtype for layer in model.layers[1:]} == {"bfloat16"}
