@@ -42,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: 
     for number, column in enumerate(columns):
         # The first column is what one copies into a config, so it is never cut.
         justify = "right" if column in numeric else "left"
-        table.add_column(column, justify=justify, no_wrap=number == 0, min_width=len(column))
+        table.add_column(column, justify=justify, no_wrap=number == 0, min_width=len(column), overflow="fold")
     for row in cells:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
