@@ -81,8 +81,8 @@ def _replacement(rebuild: Rebuild, call: Call, name: str, depthwise: bool) -> Ma
     if depthwise:
         steps = [step for axis in axes for step in build.along(axis, bilinear)]
     else:
-        steps = build.full(axes, bilinear)
-    return _chain(steps, keras.layers.Activation("linear", dtype=layer.dtype_policy, name=name))
+        steps = build.full(axes, bilinear, name)
+    return _chain([*steps[:-1], _renamed(steps[-1], name)])
 
 
 class _Builder:
@@ -92,13 +92,13 @@ class _Builder:
         self._rebuild, self._layer = rebuild, layer
         self._shape = list(shape)
 
-    def full(self, axes: list[int], bilinear: bool) -> list[Make]:
+    def full(self, axes: list[int], bilinear: bool, name: str) -> list[Make]:
         """One transposed convolution over both axes, its kernel [h, w, C, C] diagonal in the channels."""
         channels, factors = self._shape[2], self._layer.size
         rows, columns = (self._kernel(axis, bilinear) for axis in (0, 1))
         kernel = (rows[:, None] * columns)[:, :, None, None] * np.eye(channels)
         edges = [self._repeat_edges(axis) for axis in axes] if bilinear else []
-        conv = self._transposed(kernel, channels, factors)
+        conv = self._transposed(kernel, channels, factors, None if bilinear else name)
         crops = [self._crop_bounds(axis, len(k)) if bilinear else (0, 0) for axis, k in ((0, rows), (1, columns))]
         return [*edges, conv, *([self._new(keras.layers.Cropping2D, "crop", cropping=crops)] if bilinear else [])]
 
@@ -147,15 +147,17 @@ class _Builder:
         join = self._new(keras.layers.Concatenate, "edges", axis=axis + 1)
         return lambda x: join([first(x), x, last(x)])
 
-    def _transposed(self, kernel: np.ndarray, filters: int, strides: tuple[int, int]) -> keras.layers.Layer:
-        new = self._new(
-            keras.layers.Conv2DTranspose,
-            "conv",
-            filters=filters,
-            kernel_size=kernel.shape[:2],
-            strides=strides,
+    def _transposed(
+        self, kernel: np.ndarray, filters: int, strides: tuple[int, int], name: str | None = None
+    ) -> keras.layers.Layer:
+        new = keras.layers.Conv2DTranspose(
+            filters,
+            kernel.shape[:2],
+            strides,
             use_bias=False,
             trainable=False,
+            dtype=self._layer.dtype_policy,
+            name=name or self._rebuild.name(f"{self._layer.name}_conv"),
         )
         return self._rebuild.weighted(new, [kernel])
 
@@ -167,9 +169,14 @@ class _Builder:
         return cls(**arguments, dtype=self._layer.dtype_policy, name=name)
 
 
-def _chain(steps: list[Make], last: Make) -> Make:
+def _renamed(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
+    """Returns a layer without weights under another name, or one that has that name already."""
+    return layer if layer.name == name else type(layer).from_config({**layer.get_config(), "name": name})
+
+
+def _chain(steps: list[Make]) -> Make:
     def make(x: tf.Tensor) -> tf.Tensor:
-        for step in [*steps, last]:
+        for step in steps:
             x = step(x)
         return x
 

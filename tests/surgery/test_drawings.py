@@ -1,0 +1,38 @@
+"""The guide: every surgery is in it, and its pictures are drawn from models."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from facetrain import surgery
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    spec = importlib.util.spec_from_file_location("draw_surgery", DOCS / "draw_surgery.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_surgery_is_explained_and_every_drawing_shown(drawings):
+    text = (DOCS / "surgery.md").read_text(encoding="utf-8")
+    assert [name for name in surgery.SURGERIES.names() if name not in text] == []
+    for name in drawings.DRAWINGS:
+        assert f"(images/surgery_{name}.svg)" in text and (DOCS / "images" / f"surgery_{name}.svg").is_file()
+
+
+@pytest.mark.parametrize("name", ["reparameterize", "fuse_conv_bn"])
+def test_a_drawing_shows_the_layers_of_both_models(drawings, name, tmp_path):
+    drawings.draw(name, tmp_path / "a.svg")
+    root = ElementTree.parse(tmp_path / "a.svg").getroot()
+    words = "\n".join(element.text or "" for element in root.iter() if element.tag.endswith(("text", "tspan")))
+    shown = {"reparameterize": ["conv3", "conv1", "bn0", "Add"], "fuse_conv_bn": ["conv", "bn", "Conv2D"]}[name]
+    assert [word for word in shown if word not in words] == []
+    assert (tmp_path / "a.svg").stat().st_size < 40_000
