@@ -14,7 +14,7 @@ from facetrain.files import PathLike
 
 MAX_BYTES = (2 << 30) - 1
 """Largest model, weights beside it included: what the format itself can hold."""
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -151,10 +151,15 @@ def check_onnx(file: OnnxFile) -> None:
 
 
 def _node(node: Any, path: Path) -> OnnxNode:
-    op, domain = text_of(node.op_type), text_of(node.domain)
+    op, domain = _printable(node.op_type), _printable(node.domain)
     attributes = {text_of(attribute.name): _attribute(attribute, path) for attribute in node.attribute}
     inputs, outputs = tuple(map(text_of, node.input)), tuple(map(text_of, node.output))
     return OnnxNode(op if domain in _DOMAINS else f"{domain}.{op}", text_of(node.name), inputs, outputs, attributes)
+
+
+def _printable(value: Any) -> str:
+    """Returns a text of the file as it may stand in a message."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text_of(value)[:80])
 
 
 def _attribute(attribute: Any, path: Path) -> Any:
