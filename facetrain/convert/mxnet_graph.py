@@ -18,6 +18,8 @@ DATA = "data"
 BN_EPSILON = 1e-3
 """What MXNet adds to a variance unless the graph says otherwise."""
 
+_MAX_VALUES = 1 << 27
+
 Operation = Callable[[Node, list[Any]], Any]
 
 
@@ -48,10 +50,15 @@ def graph_judge(symbol: Symbol, tensors: Mapping[str, np.ndarray], source: str) 
 
 def _compute(node: Node, inputs: list[Any], source: str) -> Any:
     try:
-        return _OPERATIONS[node.op](node, inputs)
+        value = _OPERATIONS[node.op](node, inputs)
+        if tf.size(value) > _MAX_VALUES:
+            raise ValueError(f"it gives more than {_MAX_VALUES} values")
+    except InputError:
+        raise
     except (tf.errors.InvalidArgumentError, ValueError, IndexError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{source}: node {node.name!r} ({node.op}) cannot be computed ({reason})") from error
+    return value
 
 
 def _convolution(node: Node, inputs: list[Any]) -> Any:

@@ -12,6 +12,7 @@ from facetrain.files import PathLike
 
 _MAX_BYTES = 64 << 20
 _VARIABLE = "null"
+_MAX_PAIR = 64  # for strides and padding
 
 
 class Node(NamedTuple):
@@ -46,7 +47,9 @@ class Node(NamedTuple):
     def pair(self, name: str, default: int) -> tuple[int, int]:
         """Returns an argument of two sizes."""
         value = self.get(name, ()) or (default, default)
-        fits = isinstance(value, tuple) and len(value) == 2 and all(type(v) is int and 0 <= v <= 1024 for v in value)
+        fits = (
+            isinstance(value, tuple) and len(value) == 2 and all(type(v) is int and 0 <= v <= _MAX_PAIR for v in value)
+        )
         if not fits:
             raise InputError(f"node {self.name!r}: expected two sizes as {name}, received {self.attrs[name]!r}")
         return value

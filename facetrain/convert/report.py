@@ -117,7 +117,11 @@ class ConversionReport:
         if odd and usual:
             expected = ", ".join(f"{value:.3g}" for value in usual)
             return "BN epsilon", "unusual", f"{values} ({origin}); this family usually has {expected}"
-        return "BN epsilon", "ok" if stored else "assumed", f"{values} ({origin}{', the usual one' if usual else ''})"
+        return (
+            "BN epsilon",
+            "ok" if stored else "assumed",
+            f"{values} ({origin}{'; usual for this family' if usual else ''})",
+        )
 
 
 def first_names(names: tuple[str, ...], limit: int = 4) -> Optional[str]:

@@ -72,6 +72,10 @@ def _read_zip(data: bytes) -> Tensors:
 
 def _read_archive(archive: zipfile.ZipFile) -> Tensors:
     members = {info.filename: info for info in archive.infolist()}
+    if any(name.endswith("/constants.pkl") for name in members):
+        raise TensorFileError(
+            "it is a program of TorchScript; save the weights with torch.save(model.state_dict(), path)"
+        )
     if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
         raise TensorFileError("it is a compressed archive, which torch.save never writes")
     roots = [name[: -len("data.pkl")] for name in members if name == "data.pkl" or name.endswith("/data.pkl")]

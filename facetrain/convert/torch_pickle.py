@@ -17,7 +17,8 @@ import numpy as np
 
 from facetrain.evaluation.pickle_scan import ALLOWED_OPCODES, PickleError, scan_pickle
 
-_OPCODES = ALLOWED_OPCODES | {"EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "BINPERSID", "BINFLOAT"}
+# NEWOBJ makes an object of a class, of which there is none within reach: it is let through to be refused by name.
+_OPCODES = ALLOWED_OPCODES | {"EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "BINPERSID", "BINFLOAT", "NEWOBJ"}
 _CONTENT = "state dicts of tensors"
 _MAX_RANK = 8
 # A tensor takes three. Python's hash of a tuple within a tuple within a tuple ... has no limit but the stack's.

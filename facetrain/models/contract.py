@@ -33,7 +33,7 @@ class Contract:
         threshold: cosine at and above which two faces count as one person, if it was calibrated.
         threshold_far: share of different pairs of ``threshold_set`` at or above the threshold.
         threshold_set: name of the pair set the threshold was calibrated on.
-        licence: licence of the training data, if known.
+        licence: licence of the training data, or of weights from elsewhere, if known.
     """
 
     input_size: int

@@ -188,8 +188,8 @@ def test_tensors_that_did_not_match_are_named(tmp_path):
     ("epsilons", "verdict", "finding"),
     [
         (Epsilons((), True, ()), "ok", "no batch normalisation"),
-        (Epsilons((2e-5,), True, (2e-5,)), "ok", "2e-05 (as the file states, the usual one)"),
-        (Epsilons((1e-5,), False, (1e-5,)), "assumed", "1e-05 (not stored in the file, the usual one)"),
+        (Epsilons((2e-5,), True, (2e-5,)), "ok", "2e-05 (as the file states; usual for this family)"),
+        (Epsilons((1e-5,), False, (1e-5,)), "assumed", "1e-05 (not stored in the file; usual for this family)"),
         (Epsilons((1e-3, 2e-5), True, (2e-5,)), "unusual", "usually has 2e-05"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import zipfile
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -109,6 +110,10 @@ def test_big_endian_storages(tmp_path):
     np.testing.assert_array_equal(read_torch_file(path)["conv.weight"], STATE["conv.weight"])
 
 
+class Plain:
+    """An object that a pickle makes by its class."""
+
+
 class Hostile:
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -129,6 +134,30 @@ def test_the_golden_hostile_file_is_refused(monkeypatch):
     monkeypatch.setattr(os, "getcwd", lambda: pytest.fail("the file ran code"))
     with pytest.raises(InputError, match=r"hostile\.pth: it asks for posix\.getcwd"):
         read_torch_file(shared_path("goldens/weights/hostile.pth"))
+
+
+@pytest.mark.parametrize("write", [write_torch_zip, write_torch_legacy])
+def test_whole_objects_are_refused_by_name(write, tmp_path):
+    with pytest.raises(InputError, match=r"asks for pathlib\.PurePosixPath.*model\.state_dict"):
+        read_torch_file(write(tmp_path / "x", {"w": PurePosixPath("a")}))
+    with pytest.raises(InputError, match=r"asks for .*\.Plain"):
+        read_torch_file(write(tmp_path / "x", {"w": Plain()}))
+
+
+def test_a_new_object_of_a_stand_in_is_refused(tmp_path):
+    program = b"\x80\x02ccollections\nOrderedDict\n)\x81."
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        archive.writestr("m/data.pkl", program)
+    with pytest.raises(InputError, match="damaged"):
+        read_torch_file(tmp_path / "x")
+
+
+def test_torchscript_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        for name in ("m/data.pkl", "m/constants.pkl", "m/code/__torch__.py"):
+            archive.writestr(name, b"")
+    with pytest.raises(InputError, match="program of TorchScript"):
+        read_torch_file(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
