@@ -26,9 +26,14 @@ $(VENV)/.horovod: $(VENV)/.locked scripts/install_horovod.sh
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/install_horovod.sh cpu
 	@touch $@
 
-setup: $(VENV)/.locked $(VENV)/.horovod ## make .venv: locked packages, this project, Horovod
+# What makes training on CPUs faster and needs a C++ compiler; everything works without.
+$(VENV)/.native: $(VENV)/.locked facetrain/layers/prelu.cc facetrain/layers/native.py
+	@$(BIN)/facetrain doctor --build-ops >/dev/null || echo "setup: goes on without operations in C++" >&2
+	@touch $@
 
-demo: $(VENV)/.locked ## train, judge and export a model on generated faces
+setup: $(VENV)/.locked $(VENV)/.horovod $(VENV)/.native ## make .venv: locked packages, this project, Horovod
+
+demo: $(VENV)/.locked $(VENV)/.native ## train, judge and export a model on generated faces
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: setup ## run the tests (PYTEST_ARGS="tests/config -x" for some)

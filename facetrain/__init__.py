@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = frozenset(
     "align backbones config data distributed embeddings evaluation experiment export heads images layers losses models "
-    "optimizers registry schedules serialization training".split()
+    "optimizers registry schedules serialization surgery training".split()
 )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from facetrain.cli import main
+from facetrain.cli import run
 
 if __name__ == "__main__":
     # A resumed run goes on with its own config, in which the kind is "auto" or "horovod".
     resumed = any(argument.partition("=")[0] == "--resume" for argument in sys.argv[1:])
-    sys.exit(main(["train", *sys.argv[1:], *([] if resumed else ["--set", "runtime.kind=horovod"])]))
+    run(["train", *sys.argv[1:], *([] if resumed else ["--set", "runtime.kind=horovod"])])

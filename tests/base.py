@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,49 @@ def _check_checkpoint(loss_class: type, config: dict[str, Any], loss: Any, folde
     tf.train.Checkpoint(loss=copy).read(path).assert_consumed()
     for old, new in zip(loss.variables, copy.variables):
         np.testing.assert_array_equal(old, new)
+
+
+def run_surgery_test(operate: Callable[[keras.Model], keras.Model], model: keras.Model, folder: Path) -> keras.Model:
+    """Checks an exact surgery: equal outputs, source untouched, twice is once, saved and loaded is the same.
+
+    Args:
+        operate: the surgery, with its arguments.
+        model: its source; of float inputs of fixed size.
+        folder: where to save to.
+    Returns:
+        The new model.
+    """
+    rng = np.random.default_rng(11)
+    inputs = [rng.normal(size=[t.shape[0] or 3, *t.shape[1:]]).astype(t.dtype.as_numpy_dtype) for t in model.inputs]
+    before = _fingerprint(model)
+    expected = _outputs(model, inputs)
+    new = operate(model)
+    assert new is not model and not {id(w) for w in new.weights} & {id(w) for w in model.weights}
+    assert _fingerprint(model) == before, "the source was touched"
+    _assert_equal(_outputs(new, inputs), expected)
+
+    again = operate(new)
+    assert again.get_config() == new.get_config(), "twice is not once"
+    assert [w.tobytes() for w in again.get_weights()] == [w.tobytes() for w in new.get_weights()]
+
+    new.save(folder / "new.keras")
+    loaded = keras.models.load_model(folder / "new.keras")
+    _assert_equal(_outputs(loaded, inputs), _outputs(new, inputs), 1e-6)
+    return new
+
+
+def _fingerprint(model: keras.Model) -> tuple[Any, ...]:
+    layers = [layer for layer in model._flatten_layers()]
+    calls = [(id(layer), len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    return repr(model.get_config()), [w.tobytes() for w in model.get_weights()], calls
+
+
+def _outputs(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    return [np.asarray(value, np.float64) for value in tf.nest.flatten(model(inputs, training=False))]
+
+
+def _assert_equal(received: list[np.ndarray], expected: list[np.ndarray], tolerance: float = 1e-5) -> None:
+    assert len(received) == len(expected)
+    for new, old in zip(received, expected):
+        assert np.isfinite(old).all()
+        np.testing.assert_allclose(new, old, rtol=0, atol=tolerance * max(1.0, np.abs(old).max()))

@@ -4,50 +4,27 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from facetrain.backbones.applications_table import APPLICATIONS, MIN_SIZES
+from facetrain.backbones.table import TABLE, BackboneInfo
 from facetrain.errors import InputError
 from facetrain.registry import Registry
 
 MIN_SIZE = 32
 
-
-class BackboneInfo(NamedTuple):
-    """What a reader of the table wants to know before building a backbone.
-
-    Attributes:
-        parameters: number of weights at three input channels, moving averages included.
-        multiply_adds: operations of one 112x112 image, as ``flops.count_flops`` counts them.
-        features: (height, width, channels) of the output for a 112x112 image.
-        paper: where the idea is from.
-    """
-
-    parameters: int
-    multiply_adds: int
-    features: tuple[int, int, int]
-    paper: str
-
-
 BACKBONES = Registry("backbone")
 INFO: dict[str, BackboneInfo] = {}
 
-
-_CHEN = "Chen et al., CCBR 2018, arXiv 1804.07573"
-_DENG = "He et al., CVPR 2016, arXiv 1512.03385; Deng et al., CVPR 2019, arXiv 1801.07698"
-
-# name (also the factory's), module, description, parameters, multiply-adds, channels, paper
-_TABLE = (
-    ("mobilefacenet", "mobilefacenet", "inverted residuals with PReLU, for phones", 861440, 217663488, 128, _CHEN),
-    ("iresnet18", "iresnet", "residual network of 18 layers, BN first", 11190656, 2597109760, 512, _DENG),
-    ("iresnet34", "iresnet", "residual network of 34 layers, BN first", 21315520, 4446797824, 512, _DENG),
-    ("iresnet50", "iresnet", "residual network of 50 layers, BN first", 30779328, 6296485888, 512, _DENG),
-    ("iresnet100", "iresnet", "residual network of 100 layers, BN first", 52376128, 12076761088, 512, _DENG),
-    ("iresnet200", "iresnet", "residual network of 200 layers, BN first", 106120320, 23406100480, 512, _DENG),
-)
-
-for _name, _module, _description, _parameters, _multiply_adds, _channels, _paper in _TABLE:
+for _name, _module, _description, _parameters, _multiply_adds, _side, _channels, _source, *_least in TABLE:
     BACKBONES.add(_name, f"facetrain.backbones.{_module}:{_name}", _description)
-    INFO[_name] = BackboneInfo(_parameters, _multiply_adds, (7, 7, _channels), _paper)
+    INFO[_name] = BackboneInfo(_parameters, _multiply_adds, (_side, _side, _channels), *_source, *_least)
+
+for _name, (_parameters, _multiply_adds, _side, _channels, _source) in APPLICATIONS.items():
+    BACKBONES.add(f"applications/{_name}", f"facetrain.backbones.applications:{_name}", "network of keras.applications")
+    INFO[f"applications/{_name}"] = BackboneInfo(
+        _parameters, _multiply_adds, (_side, _side, _channels), *_source, MIN_SIZES.get(_name, MIN_SIZE)
+    )
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -80,7 +57,7 @@ def create_backbone(spec: str | Mapping[str, Any], input_shape: Sequence[int] = 
 
 def __getattr__(name: str) -> Any:
     if name == "count_flops":
-        return importlib.import_module(f"{__name__}.flops").count_flops
+        return importlib.import_module("facetrain.layers.flops").count_flops
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

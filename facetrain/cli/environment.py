@@ -91,6 +91,11 @@ try:
     say("horovod", {"imports": True, "built_with": [name for name, built in parts.items() if built()]})
 except Exception as error:
     say("horovod", {"imports": False, "error": first_line(error)})
+try:
+    from facetrain.layers import native
+    say("native", native.describe())
+except Exception as error:
+    say("native", {"loads": False, "error": first_line(error)})
 """
 
 

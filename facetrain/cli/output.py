@@ -38,10 +38,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, column in enumerate(columns):
         # The first column is what one copies into a config, so it is never cut.
-        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=number == 0)
+        justify = "right" if column in numeric else "left"
+        table.add_column(column, justify=justify, no_wrap=number == 0, min_width=len(column), overflow="fold")
     for row in cells:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)

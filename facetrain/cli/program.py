@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from facetrain.cli import (
     export,
     report,
     show,
+    surgery,
     train,
 )
 from facetrain.cli.failures import EXIT_FAILURE, TRACEBACK_VARIABLE, report_failure
@@ -49,6 +51,7 @@ data.app.command("filter")(data_write.filter_set)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
 app.add_typer(convert.app, name="convert")
+app.command()(surgery.surgery)
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)
@@ -95,12 +98,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def run() -> None:
-    """Runs one command and ends the process with its exit code."""
-    code = main()
+def run(argv: Optional[Sequence[str]] = None) -> None:
+    """Runs one command, as ``main`` does, and ends the process with its exit code."""
+    code = main(argv)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, say 'head', had enough; without this Python complains once more while shutting down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if "tensorflow" in sys.modules:
+        # All is written and closed. Threads of TensorFlow may still be at work for an iterator that an error left
+        # behind; taking the interpreter down around them can wait for ever, ending the process cannot.
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
-from facetrain.cli import show_recipe
+from facetrain.cli import show_model, show_recipe
 from facetrain.cli.output import print_json, print_result, print_table, print_text
 from facetrain.errors import InputError, did_you_mean
 
@@ -24,9 +25,11 @@ FAMILIES = {
     "orders": "facetrain.data.sampling:ORDERS",
     "necks": "facetrain.embeddings:NECKS",
     "heads": "facetrain.heads:HEADS",
+    "surgeries": "facetrain.surgery:SURGERIES",
     "evaluators": "facetrain.evaluation.evaluators:EVALUATORS",
 }
 
+_ARXIV = re.compile(r"arXiv ([0-9.]+[0-9])")
 _PATTERN = typer.Argument("*", help="Shell pattern of names.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object.")
 
@@ -35,7 +38,8 @@ _JSON = typer.Option(False, "--json", help="Print one JSON object.")
 def backbones(pattern: str = _PATTERN, as_json: bool = _JSON) -> None:
     """List backbones and their sizes.
 
-    Parameters, and multiply-adds of one image of 112x112 pixels.
+    Parameters in millions, multiply-adds of one image of 112x112 pixels in thousands of millions (G), output for that
+    image, papers by their arXiv numbers, and the licence of the code that came with them.
     """
     from facetrain.backbones import BACKBONES, INFO
 
@@ -46,19 +50,20 @@ def backbones(pattern: str = _PATTERN, as_json: bool = _JSON) -> None:
         print_json({"backbones": rows})
         return
     print_table(
-        ["name", "parameters", "multiply-adds", "output", "description", "paper"],
+        ["name", "params", "G", "output", "description", "paper", "licence"],
         [
             (
                 row["name"],
                 f"{row['parameters'] / 1e6:.2f} M",
-                f"{row['multiply_adds'] / 1e9:.2f} G",
+                f"{row['multiply_adds'] / 1e9:.2f}",
                 "x".join(str(side) for side in row["features"]),
                 row["description"],
-                row["paper"],
+                ", ".join(_ARXIV.findall(row["paper"])),
+                row["licence"],
             )
             for row in rows
         ],
-        numeric=["parameters", "multiply-adds"],
+        numeric=["params", "G"],
     )
 
 
@@ -162,6 +167,7 @@ def schema() -> None:
     print_text(json.dumps(json_schema(), indent=2))
 
 
+app.command()(show_model.model)
 app.command()(show_recipe.decay)
 app.command()(show_recipe.schedule)
 

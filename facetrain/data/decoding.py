@@ -167,10 +167,8 @@ class DecodingImages:
     def _fill(self, places: np.ndarray, taken: np.ndarray, pixels: np.ndarray, paint: Painter) -> None:
         crops = crop_each(self.source, taken[places].tolist(), self.size)
         for place, crop in zip(places.tolist(), crops):
-            index = int(taken[place])
             if not isinstance(crop, np.ndarray):
-                index, crop = self._replacement(index, crop)
-                taken[place] = index
+                taken[place], crop = self._replacement(int(taken[place]), crop)
             paint(place, crop, pixels[place])
 
     def _replacement(self, index: int, unreadable: Unreadable) -> tuple[int, np.ndarray]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from facetrain.data import augment
 from facetrain.data.augment_mix import mix
 from facetrain.data.decoding import aligned_empty, worker_count
+from facetrain.data.ending import exit_gate
 from facetrain.data.sampling import EpochOrder
 from facetrain.errors import InputError
 
@@ -76,7 +77,7 @@ def build_pipeline(
     dataset = dataset.map(maker.as_tensors, num_parallel_calls=workers, deterministic=True)
     # 3. A few batches are ready before they are needed.
     dataset = dataset.prefetch(_BATCHES_AHEAD)
-    return dataset.with_options(_options())
+    return dataset.with_options(_options(workers))
 
 
 def input_error(error: tf.errors.OpError) -> InputError | None:
@@ -85,11 +86,14 @@ def input_error(error: tf.errors.OpError) -> InputError | None:
     return InputError(found.group(1)) if found else None
 
 
-def _options() -> tf.data.Options:
+def _options(workers: int) -> tf.data.Options:
     options = tf.data.Options()
     # Its thread sleeps ever longer, and whoever drops the iterator waits for it: seconds between epochs.
     options.autotune.enabled = False
     options.deterministic = True
+    # Threads of their own: whoever drops an iterator waits for its calls, also where that is a thread of TensorFlow's
+    # own pool, which may have no other.
+    options.threading.private_threadpool_size = workers
     # Ranks have their share from the order already, and replicas split the batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
@@ -146,7 +150,8 @@ class _BatchMaker:
         return batch
 
     def _make_flat(self, counter: int) -> list[np.ndarray]:
-        return tf.nest.flatten(self.make(counter))
+        with exit_gate:
+            return tf.nest.flatten(self.make(counter))
 
     def _batch_spec(self) -> dict[str, Any]:
         batch = self._shape[:1]

@@ -139,12 +139,9 @@ class RecordIOReader:
         """
         starts = self.index.offsets[rows]
         ends = self.index.next_offsets(starts, self._file.size)
-        found = []
-        for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist()):
-            data = self._file.plain_payload(start, end)
-            # Split by a mark, damaged, or before something that is: with all the questions that ``at`` asks.
-            found.append(self.at(row).payload if data is None else data)
-        return found
+        found = self._file.plain_payloads(starts, ends)
+        # Split by a mark, damaged, or before something that is: with all the questions that ``at`` asks.
+        return [self.at(row).payload if data is None else data for row, data in zip(rows.tolist(), found)]
 
     def read_bytes(self, key: Key) -> bytes:
         """Returns a record's content as it was written, header included; it need not be an image record."""

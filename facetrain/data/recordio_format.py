@@ -29,9 +29,8 @@ MAX_LENGTH = (1 << LENGTH_BITS) - 1
 
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
-_PLAIN = struct.Struct("<III20x")  # mark, kind 0 and length, flag, rest of the header
-_PLAIN_BYTES = 1 << 24
 HEADER_BYTES = _HEADER.size
+_PLAIN_BYTES = range(_FRAME.size + HEADER_BYTES, 1 << 24)
 # A read maps the pages around it, up to 2 MiB where the system keeps files in large pages; after so many reads they are
 # let go of, or training would come to hold the whole file.
 _READS_MAPPED = 64
@@ -206,30 +205,42 @@ class RecordFile:
         if isinstance(self._bytes, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and first < end:
             self._bytes.madvise(mmap.MADV_DONTNEED, first, min(end, self.size) - first)
 
-    def plain_payload(self, start: int, end: int) -> bytes | None:
-        """Returns the payload of an undivided record that fills bytes ``start`` to ``end``, or None for anything else.
+    def plain_payloads(self, starts: np.ndarray, ends: np.ndarray) -> list[bytes | None]:
+        """Returns the payload of each undivided record that fills its bytes, and None for each that is anything else.
 
-        It is read past the map: random reads would map pages around each of them, which takes longer than copying.
+        They are read past the map: random reads would map pages around each of them, which takes longer than copying.
+
+        Args:
+            starts: int64 [N], where records should start.
+            ends: int64 [N], where they should end.
 
         Raises:
             RecordError: if the disk fails, or the file became shorter since it was opened.
         """
-        if not 0 <= start < end <= self.size or end - start > _PLAIN_BYTES or self._descriptor is None:
-            return None
-        try:
-            data = os.pread(self._descriptor, end - start, start)
-        except OSError as error:
-            raise RecordError(self.path, f"cannot be read: {error.strerror}; check the disk", offset=start) from error
-        if len(data) != end - start:
-            what = f"expected {end - start} bytes, received {len(data)}: the file became shorter since it was opened"
-            raise RecordError(self.path, f"{what}; fetch it again", offset=start)
-        if len(data) < _PLAIN.size:
-            return None
-        mark, length, flag = _PLAIN.unpack_from(data)
-        first, last = 8 + HEADER_BYTES + 4 * flag, 8 + length
-        if mark != MARK or first > last or last + 3 & ~3 != len(data) or any(data[last:]):
-            return None
-        return None if data.find(MARK_BYTES, 8) >= 0 else data[first:last]
+        sizes = ends - starts
+        fits = (starts >= 0) & (ends <= self.size) & (sizes >= _PLAIN_BYTES.start) & (sizes < _PLAIN_BYTES.stop)
+        places = np.flatnonzero(fits & ((starts | sizes) & 3 == 0))
+        if self._descriptor is None or not len(places):
+            return [None] * len(starts)
+        data = self._read_past_map(starts[places], sizes[places])
+        found: list[bytes | None] = [None] * len(starts)
+        for place, one, (first, last) in zip(places.tolist(), data, _plain_spans(data, sizes[places])):
+            if last >= 0:
+                found[place] = one[first:last]
+        return found
+
+    def _read_past_map(self, starts: np.ndarray, sizes: np.ndarray) -> list[bytes]:
+        data = []
+        for start, size in zip(starts.tolist(), sizes.tolist()):
+            try:
+                data.append(os.pread(self._descriptor, size, start))
+            except OSError as error:
+                what = f"cannot be read: {error.strerror}; check the disk"
+                raise RecordError(self.path, what, offset=start) from error
+            if len(data[-1]) != size:
+                what = f"expected {size} bytes, received {len(data[-1])}: the file became shorter since it was opened"
+                raise RecordError(self.path, f"{what}; fetch it again", offset=start)
+        return data
 
     def slice(self, start: int, length: int) -> bytes:
         """Returns ``length`` bytes from ``start``, fewer at the end of the file."""
@@ -309,3 +320,24 @@ class RecordFile:
 
     def _damaged(self, offset: int, problem: str) -> RecordError:
         return RecordError(self.path, f"damaged record: {problem}{REMEDY}", offset=offset)
+
+
+def _plain_spans(data: Sequence[bytes], sizes: np.ndarray) -> list[list[int]]:
+    """Returns where the payload of each record begins and ends in its bytes; -1 if it is not undivided and whole.
+
+    All records at once: looking for the mark in one after the other takes longer than reading them.
+
+    Args:
+        data: what should be one record each.
+        sizes: int64 [N], how many bytes each has, a multiple of 4 and enough for the header.
+    """
+    words = np.frombuffer(b"".join(data), "<u4")
+    behind = np.cumsum(sizes >> 2)
+    at = behind - (sizes >> 2)
+    marks = np.flatnonzero(words == np.uint32(MARK))
+    alone = np.searchsorted(marks, behind) - np.searchsorted(marks, at) == 1
+    first = _FRAME.size + HEADER_BYTES + 4 * words[at + 2].astype(np.int64)
+    last = _FRAME.size + words[at + 1].astype(np.int64)  # a kind other than 0 makes it too large
+    padding = words[behind - 1].astype(np.int64) >> 32 - 8 * (-last & 3)
+    plain = alone & (words[at] == np.uint32(MARK)) & (last + 3 & ~3 == sizes) & (first <= last) & (padding == 0)
+    return np.where(plain, [first, last], -1).T.tolist()

@@ -91,6 +91,10 @@ class Horovod(Communicator):
         array = np.asarray(array)
         return self._hvd.allgather(tf.convert_to_tensor(array)).numpy() if self.world > 1 else array
 
+    def gather_in_step(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Returns, inside a train step, the tensors of all ranks joined along axis 0."""
+        return self._hvd.allgather(tensor, name=f"in_step_{tensor.dtype.name}") if self.world > 1 else tensor
+
     def barrier(self) -> None:
         """Waits for all ranks."""
         self.mean([np.zeros((), np.float32)])

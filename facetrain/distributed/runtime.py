@@ -117,6 +117,13 @@ class Runtime:
         """Returns the arrays [n_rank, ...] of all ranks joined along axis 0 in the order of ranks."""
         return self.communicator.gather(array)
 
+    def gather_in_step(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Returns, inside a train step, the tensors [n_rank, ...] of all Horovod ranks joined; else the tensor itself.
+
+        Replicas of a strategy, also those of several workers, gather through their replica context.
+        """
+        return self.communicator.gather_in_step(tensor)
+
     def barrier(self) -> None:
         """Returns when every rank has come here."""
         self.communicator.barrier()

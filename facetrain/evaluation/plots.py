@@ -96,7 +96,8 @@ def training_plot(history: Sequence[Mapping[str, Any]], theme: str = "light") ->
 
     Args:
         history: rows of numbers with ``step``, and any of ``loss``, ``train_accuracy``, ``eval/<set>/accuracy`` and
-            ``learning_rate``; a value that is missing or None is left out.
+            ``learning_rate``; a value that is missing or None is left out. Where ``stage`` changes another loss begins:
+            what training sees is broken there, and the stages are marked.
         theme: ``"light"`` or ``"dark"``.
 
     Returns:
@@ -114,15 +115,17 @@ def training_plot(history: Sequence[Mapping[str, Any]], theme: str = "light") ->
     panels = [(title, keys) for title, keys in panels if keys]
     if not panels:
         return None
+    stages, last = _stages(history), max(points[0].max() for points in series.values() if points.size)
     figure, all_axes = _figure(colours, (4.4 * len(panels), 3.5), len(panels))
     for axes, (title, keys) in zip(all_axes, panels):
         for (key, label), colour in zip(keys.items(), _cycle(colours.series, len(keys))):
-            _curve(axes, series[key], label, colour, key)
+            _curve(axes, series[key], label, colour, key, [first for _, first in stages[1:]])
+        _mark_stages(axes, stages, last, colours)
         axes.set_title(title, color=colours.text, fontsize=11, loc="left", pad=8)
         axes.set_xlabel("step")
         if title == "accuracy":
             _percent(axes)
-            _legend(axes, colours, "best")
+            _legend(axes, colours, "lower right" if len(stages) > 1 else "best")
     return _png(figure)
 
 
@@ -148,18 +151,8 @@ def schedule_plot(
     steps = np.unique([*np.linspace(0, len(rates) - 1, min(len(rates), _MOST_POINTS)).astype(int), *edges])
     axes.plot(steps / steps_per_epoch, rates[steps], color=colours.series[0], lw=2, zorder=3)
     end = len(rates) / steps_per_epoch
-    top = float(rates.max()) * 1.18 or 1.0
-    axes.set(xlim=(0, end), ylim=(0, top), xlabel="epoch", ylabel="learning rate")
-    bounds = [first / steps_per_epoch for first in [*firsts, len(rates)]]
-    for number, ((name, _), begin, stop) in enumerate(zip(stages, bounds, bounds[1:])):
-        if len(stages) == 1:
-            break
-        axes.axvspan(begin, stop, color=colours.text, alpha=0.06 * (number % 2), lw=0, zorder=0)
-        if number:
-            axes.axvline(begin, color=colours.text, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=2)
-        turn = 90 if stop - begin < 0.1 * end else 0
-        where = ((begin + stop) / 2, 0.965 * top)
-        axes.text(*where, name, ha="center", va="top", rotation=turn, color=colours.text, fontsize=9)
+    axes.set(xlim=(0, end), ylim=(0, float(rates.max()) or 0.85), xlabel="epoch", ylabel="learning rate")
+    _mark_stages(axes, [(name, first / steps_per_epoch) for name, first in stages], end, colours)
     peak = int(rates.argmax())
     axes.plot(peak / steps_per_epoch, rates[peak], "o", color=colours.series[1], ms=5, zorder=4, clip_on=False)
     late = peak > 0.85 * len(rates)
@@ -187,17 +180,56 @@ def _set_name(key: str) -> str:
     return "/".join(key.split("/")[1:-1]) or "evaluation"
 
 
-def _curve(axes: Axes, points: np.ndarray, label: str, colour: str, key: str) -> None:
+def _stages(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    """Returns name and beginning of each stage: the step after which its rows come; [] where rows name none."""
+    found: list[tuple[str, float]] = []
+    before = 0
+    for row in history:
+        if row.get("step") is None:
+            continue
+        if row.get("stage") is not None and (not found or found[-1][0] != row["stage"]):
+            found.append((row["stage"], before))
+        before = row["step"]
+    return found
+
+
+def _mark_stages(axes: Axes, stages: Sequence[tuple[str, float]], end: float, theme: Theme) -> None:
+    """Shades every other stage and writes their names above the curves; one alone is not marked."""
+    if len(stages) < 2:
+        return
+    bounds = [*(first for _, first in stages), end]
+    narrow = min(stop - begin for begin, stop in zip(bounds, bounds[1:])) < 0.15 * end
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + (0.35 if narrow else 0.18) * (high - low))
+    for number, ((name, _), begin, stop) in enumerate(zip(stages, bounds, bounds[1:])):
+        axes.axvspan(begin, stop, color=theme.text, alpha=0.06 * (number % 2), lw=0, zorder=0)
+        if number:
+            axes.axvline(begin, color=theme.text, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=2)
+        style = {"ha": "center", "va": "top", "rotation": 90 if narrow else 0, "color": theme.text, "fontsize": 9}
+        axes.text((begin + stop) / 2, 0.98, name, transform=axes.get_xaxis_transform(), clip_on=True, **style)
+
+
+def _curve(axes: Axes, points: np.ndarray, label: str, colour: str, key: str, breaks: Sequence[float] = ()) -> None:
+    """Draws a series; what depends on the loss is broken after the steps in ``breaks``."""
     steps, values = points
     if key.startswith("eval/"):
         axes.plot(steps, values, "o-", color=colour, lw=1.8, ms=4, label=label, zorder=4)
-    elif len(values) < _SMOOTH_FROM or key == "learning_rate":
-        axes.plot(steps, values, color=colour, lw=1.8, label=label, zorder=3)
-    else:  # single steps scatter: show their running mean, and them behind it
-        width = len(values) // 50
-        mean = np.convolve(np.pad(values, (width, width), "edge"), np.full(2 * width + 1, 1 / (2 * width + 1)), "valid")
-        axes.plot(steps, values, color=colour, lw=0.6, alpha=0.3, zorder=2)
-        axes.plot(steps, mean, color=colour, lw=1.8, label=label, zorder=3)
+        return
+    smooth = len(values) >= _SMOOTH_FROM and key != "learning_rate"
+    places = [] if key == "learning_rate" else np.searchsorted(steps, breaks, side="right")
+    for number, (x, y) in enumerate(zip(np.split(steps, places), np.split(values, places))):
+        name = None if number else label
+        if smooth:  # single steps scatter: show their running mean, and them behind it
+            axes.plot(x, y, color=colour, lw=0.6, alpha=0.3, zorder=2)
+            y = _running_mean(y, min(len(values) // 50, len(y) // 3))
+        axes.plot(x, y, color=colour, lw=1.8, marker="." if len(x) == 1 else None, label=name, zorder=3)
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Returns the mean of each value and ``width`` neighbours on each side."""
+    if not width:
+        return values
+    return np.convolve(np.pad(values, (width, width), "edge"), np.full(2 * width + 1, 1 / (2 * width + 1)), "valid")
 
 
 def _figure(theme: Theme, inches: tuple[float, float], columns: int) -> tuple[Figure, Sequence[Axes]]:

@@ -130,6 +130,7 @@ def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, 
             augmentations=augment.build(config.data.augment_steps) if config.data.augment_on == "device" else None,
             swa=swa,
             sam_rho=train.sam,
+            gather_labels=runtime.gather_in_step,
             jit_compile=train.jit_compile,
         )
     return recognizer

@@ -6,15 +6,23 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "AconC": "activations",
     "Affine": "arithmetic",
+    "ChannelSplit": "split",
     "Clip": "arithmetic",
     "CosineDense": "cosine",
+    "DropPath": "drop_path",
     "Elementwise": "arithmetic",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
+    "FourierPositions": "learned",
     "GroupedConv2D": "grouped",
+    "HardSigmoid": "activations",
+    "HardSwish": "activations",
     "Interpolation": "spatial",
     "LayerFactory": "blocks",
+    "LearnedPositions": "learned",
+    "LearnedScale": "learned",
     "MatMul": "reductions",
     "Padding": "spatial",
     "PartialCosineDense": "partial",

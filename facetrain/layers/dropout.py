@@ -35,7 +35,7 @@ class SeededDropout(keras.layers.Layer):
     def __init__(self, rate: float, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         if not 0.0 <= rate < 1.0:
-            raise InputError(f"rate of SeededDropout must be in [0, 1), received {rate!r}")
+            raise InputError(f"rate of {type(self).__name__} must be in [0, 1), received {rate!r}")
         self.rate = float(rate)
         self.seed = int(seed)
         self.supports_masking = True
@@ -63,6 +63,10 @@ class SeededDropout(keras.layers.Layer):
             return self._drop(inputs) if training else tf.identity(inputs)
         return tf.cond(tf.cast(training, tf.bool), lambda: self._drop(inputs), lambda: tf.identity(inputs))
 
+    def mask_shape(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the shape of the random mask, which is broadcast over ``inputs``."""
+        return tf.shape(inputs)
+
     def _drop(self, inputs: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         stream = 0 if replica is None else replica.replica_id_in_sync_group
@@ -70,7 +74,7 @@ class SeededDropout(keras.layers.Layer):
         seed = tf.stack([first, self.calls.read_value()])
         self.calls.assign_add(1)
         # Drawn in float32 under every policy, so that the mask does not depend on the precision.
-        uniform = tf.random.stateless_uniform(tf.shape(inputs), seed, dtype=tf.float32)
+        uniform = tf.random.stateless_uniform(self.mask_shape(inputs), seed, dtype=tf.float32)
         keep = tf.cast(uniform >= self.rate, inputs.dtype)
         return inputs * keep * tf.cast(1.0 / (1.0 - self.rate), inputs.dtype)
 

@@ -17,7 +17,8 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     TensorFlow's CPU kernels have no gradient for groups and cannot fuse them, so Keras has each such layer compiled by
     XLA, which is slow and cannot be exported. Here the channels are split; groups of few channels share one
-    convolution whose kernel has zeros between them. On GPUs it is the grouped kernel of cuDNN.
+    convolution whose kernel has zeros between them, and those of one channel are a depthwise convolution. On GPUs it is
+    the grouped kernel of cuDNN.
 
     Args and shapes: as in keras.layers.Conv2D, channels last.
     """
@@ -26,6 +27,12 @@ class GroupedConv2D(keras.layers.Conv2D):
         """Returns the convolution [B, H', W', filters]."""
         if tf.config.get_visible_devices("GPU"):
             outputs = self.convolution_op(inputs, self.kernel)
+        elif self.kernel.shape[2] == 1 and self.strides[0] == self.strides[1] and self.padding in ("same", "valid"):
+            kernel = tf.reshape(self.kernel, [*self.kernel_size, self.groups, -1])
+            strides = [1, *self.strides, 1]
+            outputs = tf.nn.depthwise_conv2d(
+                inputs, kernel, strides, self.padding.upper(), dilations=self.dilation_rate
+            )
         else:
             kernels = _block_kernels(tf.convert_to_tensor(self.kernel), self.groups)
             parts = tf.split(inputs, len(kernels), axis=-1)

@@ -7,6 +7,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.kernels import may_be_compiled
+from facetrain.layers import native
 from facetrain.serialization import serializable
 
 _NORM_TYPES = (tf.float32, tf.bfloat16)
@@ -53,12 +55,39 @@ def channel_prelu(inputs: tf.Tensor, slopes: tf.Tensor) -> Any:
     return tf.ensure_shape(outputs, inputs.shape), gradient
 
 
+def fused_prelu(inputs: tf.Tensor, slopes: tf.Tensor, operations: Any) -> tf.Tensor:
+    """``channel_prelu`` by operations of our own, which read and write each value once forward and once backward.
+
+    Sums over positions are added in an order that does not depend on the number of threads. The gradient has no
+    gradient of its own, and XLA has no form of either.
+
+    Args:
+        inputs: [B, ..., C], float32 or bfloat16.
+        slopes: [C], of the same type.
+        operations: ``native.operations()``.
+    Returns:
+        A tensor like ``inputs``.
+    """
+
+    @tf.custom_gradient
+    def activate(x: tf.Tensor, alpha: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            found = operations.facetrain_prelu_grad(upstream, x, alpha)
+            return found.to_inputs, found.to_slopes
+
+        return operations.facetrain_prelu(x, alpha), gradient
+
+    return activate(inputs, slopes)
+
+
 @serializable
 class FastPReLU(keras.layers.PReLU):
     """keras.layers.PReLU with fewer passes over memory on CPUs: same arguments, weights and output.
 
-    Outside training, on GPUs, in float64 and float16, and unless one slope is shared by all positions of a channel
-    ([B, H, W, C] with ``shared_axes=[1, 2]``), it is the Keras layer itself, so an exported model shows no trace of it.
+    In a train step that XLA certainly does not compile it takes the operations of our own, if they were built (see
+    ``native``), in any other TensorFlow's. Outside training, on GPUs, in float64 and float16, and unless one slope is
+    shared by all positions of a channel ([B, H, W, C] with ``shared_axes=[1, 2]``), it is the Keras layer itself, so an
+    exported model shows no trace of it.
 
     Args and shapes: as in keras.layers.PReLU.
     """
@@ -67,7 +96,9 @@ class FastPReLU(keras.layers.PReLU):
         """Returns the activation, shaped as the input."""
         if training is False or training is None or not self._has_fast_form(inputs):
             return super().call(inputs)
-        return channel_prelu(inputs, tf.reshape(self.alpha, [-1]))
+        slopes = tf.reshape(self.alpha, [-1])
+        operations = None if may_be_compiled() else native.operations()
+        return channel_prelu(inputs, slopes) if operations is None else fused_prelu(inputs, slopes, operations)
 
     def _has_fast_form(self, inputs: tf.Tensor) -> bool:
         shared = inputs.shape.rank == 4 and tuple(self.alpha.shape) == (1, 1, inputs.shape[-1])

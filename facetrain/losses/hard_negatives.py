@@ -11,6 +11,9 @@ from facetrain.losses.margins import SINE_FLOOR
 
 Number = Union[float, tf.Tensor]
 
+# A sum divided by less than this would lose more than two of its seven digits.
+_SMALLEST_RISE = 0.01
+
 
 def line_above(cosines: tf.Tensor, thresholds: tf.Tensor, slope: float, offset: float) -> tf.Tensor:
     """Returns slope * c + offset for each c [B, C] above its row's threshold [B], and c itself elsewhere.
@@ -30,6 +33,43 @@ def line_above(cosines: tf.Tensor, thresholds: tf.Tensor, slope: float, offset: 
             return matrix + choose(hard, offset, 0.0), tf.identity
         slopes = choose(hard, slope, 1.0)
         return matrix * slopes + choose(hard, offset, 0.0), lambda upstream: upstream * slopes
+
+    return line(cosines)
+
+
+def counted_line_above(
+    cosines: tf.Tensor, thresholds: tf.Tensor, slope: float, offset: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns what ``line_above`` does, and of each row the number [B] and the sum [B] of cosines above the threshold.
+
+    Neither thresholds nor the numbers have a gradient.
+
+    Args:
+        cosines: c, [B, C].
+        thresholds: [B], one for each row.
+        slope: above 0.
+        offset: added to slope * c.
+    """
+    limits = tf.stop_gradient(thresholds)[:, tf.newaxis]
+    rise = slope - 1.0
+
+    @tf.custom_gradient
+    def line(matrix: tf.Tensor) -> Any:
+        hard = tf.cast(matrix > limits, matrix.dtype)
+        raises = (matrix * rise + offset) * hard
+        count, raised = tf.reduce_sum(hard, axis=1), tf.reduce_sum(raises, axis=1)
+        if abs(rise) > _SMALLEST_RISE:  # what the raises sum up to says what the cosines do, without one more matrix
+            total = (raised - offset * count) / rise
+        else:
+            total = tf.reduce_sum(hard * matrix, axis=1)
+        with tf.control_dependencies([raised]):  # read by nobody any more, the raises are changed in place
+            result = raises + matrix
+
+        def gradient(upstream: tf.Tensor, *_: Any) -> tf.Tensor:
+            # The choice between 1 and 1 / slope, and the product with it, in one pass.
+            return slope * tf.raw_ops.LeakyReluGrad(gradients=upstream, features=hard, alpha=1.0 / slope)
+
+        return (result, count, total), gradient
 
     return line(cosines)
 

@@ -68,9 +68,10 @@ def cross_entropy(
 class MarginLoss(FaceLoss):
     """Template of the margin family: gather, margin (the one hook), scale, cross-entropy; one value per example.
 
-    A member overrides ``margined``; one that also changes the other classes' cosines overrides ``negatives``, and one
-    with statistics lists their variables in ``statistics`` and says in ``observations`` what they become. Everything
-    is computed in float32 (float64 if the cosines are), whatever the network's precision. Labels stay integers.
+    A member overrides ``margined``; one that also changes the other classes' cosines overrides ``negatives`` (or
+    ``replaced``, which is both), and one with statistics lists their variables in ``statistics`` and says in
+    ``observations`` what they become. Everything is computed in float32 (float64 if the cosines are), whatever the
+    network's precision. Labels stay integers.
 
     Args:
         scale: factor of the cosines, above 0. ``loss.scale = 32.0`` changes it between steps without retracing.
@@ -152,6 +153,19 @@ class MarginLoss(FaceLoss):
         """
         return cosines
 
+    def replaced(
+        self, cosines: tf.Tensor, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what ``margined`` and ``negatives`` do; a member that finds both in one pass overrides this instead.
+
+        Args:
+            cosines: [B, C].
+            target_cosine: [B] cosines with the own class.
+            outputs: as in ``margined``.
+        """
+        margined = self.margined(target_cosine, outputs)
+        return margined, self.negatives(cosines, target_cosine, margined, outputs)
+
     def current_scale(self, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns the factor of the cosines in this step, a scalar."""
         return tf.cast(self._scale, outputs["logits"].dtype)
@@ -168,9 +182,7 @@ class MarginLoss(FaceLoss):
         outputs = {**outputs, "logits": cosines, "positions": positions}
         observed = [tf.stop_gradient(value) for value in self.observations(target, outputs)]
         outputs["state"] = observed
-        margined = self.margined(target, outputs)
-        others = self.negatives(cosines, target, margined, outputs)
-
+        margined, others = self.replaced(cosines, target, outputs)
         losses = cross_entropy(others, margined, positions, self.current_scale(outputs), self.label_smoothing)
         return losses, [tf.cast(value, tf.float32) for value in observed]
 

@@ -9,9 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from facetrain.losses.checks import checked
-from facetrain.losses.hard_negatives import line_above
+from facetrain.losses.hard_negatives import counted_line_above
 from facetrain.losses.margin_softmax import MarginLoss
-from facetrain.losses.margins import combined_margin, eased
+from facetrain.losses.margins import Margin, combined_margin, eased
 from facetrain.serialization import serializable
 
 
@@ -27,7 +27,7 @@ class NPCFace(MarginLoss):
         margin: radians, by which hard negatives are judged, in [0, pi/2).
         m0: radians, the margin of an example without hard negatives, in [0, pi/2).
         m1: what the mean cosine of hard negatives adds to it, radians, in [0, m0] so that no margin is negative.
-        t: factor of hard negatives, at least 0.
+        t: factor of hard negatives, above 0.
         a: added to them, at least 0.
         scale, label_smoothing, interclass_filter, name: as in MarginLoss.
         easy_margin: no margin where theta is 90 degrees or more, as in published code.
@@ -52,36 +52,27 @@ class NPCFace(MarginLoss):
         self.margin = checked("margin", margin, 0.0, math.pi / 2)
         self.m0 = checked("m0", m0, 0.0, math.pi / 2)
         self.m1 = checked("m1", m1, 0.0, math.nextafter(self.m0, math.inf))
-        self.t = checked("t", t, 0.0, math.inf)
+        self.t = checked("t", t, 0.0, math.inf, open_low=True)
         self.a = checked("a", a, 0.0, math.inf)
         self.easy_margin = bool(easy_margin)
 
-    def margined(self, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns cos(theta + m0 + m1 * mean of hard negatives)."""
-        margins = self.m0 + self.m1 * self._mean_of_hard(target_cosine, outputs["logits"])
-        value = combined_margin(target_cosine, m2=margins, beyond="none" if self.easy_margin else "cosface")
-        return eased(target_cosine, value) if self.easy_margin else value
-
-    def negatives(
-        self, cosines: tf.Tensor, target_cosine: tf.Tensor, margined: tf.Tensor, outputs: Mapping[str, tf.Tensor]
-    ) -> tf.Tensor:
-        """Returns t c + a for hard negatives."""
-        return line_above(cosines, self._limits(target_cosine), self.t, self.a)
+    def replaced(
+        self, cosines: tf.Tensor, target_cosine: tf.Tensor, outputs: Mapping[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns cos(theta + m0 + m1 * mean of hard negatives), and the cosines with t c + a for hard negatives."""
+        target = tf.stop_gradient(target_cosine)
+        limits = self._with_margin(target, self.margin)
+        others, count, total = counted_line_above(cosines, limits, self.t, self.a)
+        own = tf.cast(target > limits, target.dtype)  # the own class is none of its negatives
+        count, total = tf.stop_gradient(count) - own, tf.stop_gradient(total) - own * target
+        mean = tf.where(count > 0.5, total / tf.maximum(count, 1.0), tf.zeros_like(total))
+        value = self._with_margin(target_cosine, self.m0 + self.m1 * mean)
+        return (eased(target_cosine, value) if self.easy_margin else value), others
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         own = {name: getattr(self, name) for name in ("margin", "m0", "m1", "t", "a", "easy_margin")}
         return {**super().get_config(), **own}
 
-    def _limits(self, target_cosine: tf.Tensor) -> tf.Tensor:
-        return combined_margin(target_cosine, m2=self.margin, beyond="none" if self.easy_margin else "cosface")
-
-    def _mean_of_hard(self, target_cosine: tf.Tensor, cosines: tf.Tensor) -> tf.Tensor:
-        """Returns the mean cosine [B] of the hard negatives of each example, zero where there are none."""
-        target, cosines = tf.stop_gradient(target_cosine), tf.stop_gradient(cosines)
-        limits = self._limits(target)
-        hard = tf.cast(cosines > limits[:, tf.newaxis], cosines.dtype)
-        own = tf.cast(target > limits, cosines.dtype)
-        count = tf.reduce_sum(hard, axis=1) - own
-        total = tf.reduce_sum(hard * cosines, axis=1) - own * target
-        return tf.where(count > 0.5, total / tf.maximum(count, 1.0), tf.zeros_like(total))
+    def _with_margin(self, cosine: tf.Tensor, margin: Margin) -> tf.Tensor:
+        return combined_margin(cosine, m2=margin, beyond="none" if self.easy_margin else "cosface")

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.models.array_file import VariableArray, assign
+from facetrain.models.precision import loss_scaling_variables
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,6 @@ def _is_slot_of(variable: tf.Variable, names: set[str]) -> bool:
 
 
 def optimizer_variables(optimizer: Any) -> list[tf.Variable]:
-    """Returns all variables of a Keras optimiser, loss-scaled or not."""
+    """Returns all variables of a Keras optimiser, with those of its loss scaling where it has any."""
     variables = optimizer.variables
-    return list(variables() if callable(variables) else variables)
+    return [*(variables() if callable(variables) else variables), *loss_scaling_variables(optimizer)]

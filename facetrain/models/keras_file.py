@@ -1,4 +1,4 @@
-"""Reading `.keras` files that may come from strangers."""
+"""Reading `.keras` and `.h5` files that may come from strangers."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from facetrain.errors import InputError
 from facetrain.files import PathLike
 from facetrain.serialization import PACKAGE
 
+FILE_SUFFIXES = (".keras", ".h5")
 _CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 64 << 20
 _REFUSED_CLASSES = frozenset({"Lambda", "TFOpLambda", "SlicingOpLambda", "__lambda__"})
 
 
 def load_keras_file(path: PathLike) -> keras.Model:
-    """Loads a `.keras` model without running anything the file names.
+    """Loads a `.keras` or `.h5` model without running anything the file names.
 
     Keras finds classes by importing whatever module a file's configuration mentions. Only Keras' own and this
     package's registered classes are let through here, and layers that carry code are refused.
 
     Args:
-        path: a file written by ``keras.Model.save``.
+        path: a file written by ``keras.Model.save``; one that ends in ``.h5`` is read as HDF5.
     Raises:
         InputError: if the file is missing, damaged, of another format, or mentions foreign code.
     """
     path = Path(path)
+    kind = ".h5" if path.suffix == ".h5" else ".keras"
     if not path.is_file():
-        raise InputError(f"{path}: expected a .keras model file, found none")
+        raise InputError(f"{path}: expected a {kind} model file, found none")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(_CONFIG_FILE).file_size > _MAX_CONFIG_BYTES:
-                raise InputError(f"{path}: its {_CONFIG_FILE} is larger than {_MAX_CONFIG_BYTES} bytes; refused")
-            config = json.loads(archive.read(_CONFIG_FILE))
+        config = json.loads(_h5_config(path) if kind == ".h5" else _keras_config(path))
     except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError) as error:
-        raise InputError(f"{path}: expected a .keras model file, but it cannot be read as one ({error})") from error
+        raise InputError(f"{path}: expected a {kind} model file, but it cannot be read as one ({error})") from error
     foreign = sorted(_foreign_names(config))
     if foreign:
         raise InputError(f"{path}: refused, because the model names code that is neither Keras' nor ours: {foreign[0]}")
@@ -49,6 +48,25 @@ def load_keras_file(path: PathLike) -> keras.Model:
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: the model cannot be rebuilt from the file ({reason[0][:300]})") from error
+
+
+def _keras_config(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(_CONFIG_FILE).file_size > _MAX_CONFIG_BYTES:
+            raise InputError(f"{path}: its {_CONFIG_FILE} is larger than {_MAX_CONFIG_BYTES} bytes; refused")
+        return archive.read(_CONFIG_FILE)
+
+
+def _h5_config(path: Path) -> bytes:
+    import h5py
+
+    with h5py.File(path, "r") as archive:
+        attribute = archive.attrs.get_id("model_config")
+        # Text of open length lies elsewhere in the file, which is then its bound.
+        if max(attribute.get_storage_size(), min(path.stat().st_size, _MAX_CONFIG_BYTES)) > _MAX_CONFIG_BYTES:
+            raise InputError(f"{path}: its model_config is larger than {_MAX_CONFIG_BYTES} bytes; refused")
+        config = archive.attrs["model_config"]
+    return config.encode("utf-8") if isinstance(config, str) else bytes(config)
 
 
 def _foreign_names(config: Any) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import Any
@@ -53,6 +53,7 @@ class FaceRecognizer(keras.Model):
         self.augmentations: AugmentationChain | None = None
         self._accumulate_steps = 1
         self._sam_rho: float | None = None
+        self._gather_labels: Callable[[tf.Tensor], tf.Tensor] | None = None
         self._frozen: tuple[str, ...] = ()
         self._loss_mean = keras.metrics.Mean(name="loss")
         self._accuracy_mean = keras.metrics.Mean(name="accuracy")
@@ -81,6 +82,7 @@ class FaceRecognizer(keras.Model):
         augmentations: AugmentationChain | None = None,
         swa: tuple[int, int] | None = None,
         sam_rho: float | None = None,
+        gather_labels: Callable[[tf.Tensor], tf.Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training.
@@ -94,6 +96,8 @@ class FaceRecognizer(keras.Model):
                 batch says.
             swa: keep the mean of its weights after updates ``first``, ``first + every``, ...; either of the two only.
             sam_rho: take the gradients where the loss nearby is highest, at this distance; two passes an update.
+            gather_labels: joins the labels [B] of this process with those of others that make the same update, as
+                ``Runtime.gather_in_step``, for heads that sample classes.
         """
         if accumulate_steps < 1:
             raise ValueError(f"accumulate_steps must be at least 1, received {accumulate_steps}")
@@ -108,6 +112,7 @@ class FaceRecognizer(keras.Model):
         self._accumulate_steps = accumulate_steps
         self.augmentations = augmentations
         self._sam_rho = sam_rho
+        self._gather_labels = gather_labels
         self.average = WeightAverage(self.embedding_model, average_decay) if average_decay else None
         if swa:
             self.average = SnapshotAverage(self.embedding_model, *swa)
@@ -186,12 +191,14 @@ class FaceRecognizer(keras.Model):
         return {"loss": self._loss_mean.result(), "accuracy": self._accuracy_mean.result(), "batch_loss": passed.loss}
 
     def _sample(self, batch: Mapping[str, Any]) -> Any:
-        """Draws the classes of this step, if the head wants any: one sample for all replicas and parts of the batch."""
+        """Draws the classes of this step, if the head wants any: one sample for the batch, however it is divided."""
         if not getattr(self.head, "needs_labels", False):
             return None
         present, replica = labels_of(batch), tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
             present = replica.all_gather(present, axis=0)
+        if self._gather_labels is not None:
+            present = self._gather_labels(present)
         return self.head.sample(batch["label"], self.optimizer.iterations, present)
 
     def _passing_state(self) -> list[tf.Variable]:

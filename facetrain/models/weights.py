@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,11 @@ import tensorflow as tf
 from facetrain.errors import InputError
 from facetrain.models.array_file import VariableArray, assign
 from facetrain.models.head_change import optimizer_variables
+from facetrain.models.precision import LOSS_SCALING_VARIABLES
 from facetrain.models.recognizer import FaceRecognizer
+
+_LOSS_SCALING = {f"optimizer/{name}" for name in LOSS_SCALING_VARIABLES}
+logger = logging.getLogger(__name__)
 
 
 def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
@@ -44,6 +49,8 @@ def stream_state(recognizer: FaceRecognizer) -> dict[str, VariableArray]:
 def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: str) -> None:
     """Assigns ``arrays`` to the variables of the same names; nothing is assigned unless everything fits.
 
+    Checkpoints of earlier versions lack the state of float16's loss scaling, which then begins anew.
+
     Args:
         recognizer: compiled recogniser.
         arrays: values by name, as ``read_state`` or ``ArrayFile`` give them.
@@ -51,7 +58,11 @@ def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: s
     Raises:
         InputError: if a name is missing or unexpected, or a shape differs.
     """
-    _write(named_variables(recognizer), arrays, f"{origin}: expected the state of this model")
+    variables = named_variables(recognizer)
+    if _LOSS_SCALING & variables.keys() and not _LOSS_SCALING & set(arrays):
+        logger.warning("%s: holds no state of the loss scaling, which begins anew", origin)
+        variables = {name: variable for name, variable in variables.items() if name not in _LOSS_SCALING}
+    _write(variables, arrays, f"{origin}: expected the state of this model")
 
 
 def embedding_weights(model: tf.keras.Model) -> dict[str, VariableArray]:

@@ -57,6 +57,10 @@ class StepClock(RunCallback):
         self._indices, self._image_name = indices, image_name
         self._unseen: list[tuple[int, tf.Tensor, tf.Tensor]] = []
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Leaves the first step of a stage out of the speed."""
+        self.state.skip_watch()
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the update, and looks at the losses if it is time to."""
         self.state.step += 1
@@ -143,7 +147,7 @@ class Evaluation(RunCallback):
 
 
 class MetricsWriter(RunCallback):
-    """Writes a row of numbers every ``every`` steps and whenever something was evaluated."""
+    """Writes a row of numbers every ``every`` steps, whenever something was evaluated, and where a stage ends."""
 
     def __init__(
         self,
@@ -151,7 +155,7 @@ class MetricsWriter(RunCallback):
         every: int,
         evaluated: Callable[[int], bool],
         schedule: Callable[[int], Any],
-        stage: Callable[[], Stage],
+        stage: Callable[[int], Stage],
         log: MetricsLog | None,
         display: Display,
     ):
@@ -162,9 +166,11 @@ class MetricsWriter(RunCallback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a row if it is time to."""
         step, evaluated = self.state.step, self._evaluated(self.state.step)
-        if not evaluated and step % self._every:
+        stage = self._stage(step - 1)
+        if not evaluated and step % self._every and stage is self._stage(step):
             return
         row: dict[str, Any] = {
+            "stage": stage.name,
             "epoch": round(self.state.timeline.epochs(step), 4),
             "loss": float(logs["loss"]),
             "train_accuracy": float(logs["accuracy"]),
@@ -179,7 +185,7 @@ class MetricsWriter(RunCallback):
             row.update({f"eval/{name}": value for name, value in self.state.evaluation.items()})
         if self._log is not None:
             self._log.write(step, row)
-        self._display.show(self.state, row, self._stage().name)
+        self._display.show(self.state, row, stage.name)
 
 
 class CheckpointWriter(RunCallback):

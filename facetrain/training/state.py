@@ -55,10 +55,14 @@ class RunState:
         self._running_since = time.perf_counter()
 
     def stop_watch(self) -> None:
-        """Stops timing one step; a step without a start (the first, which traces the graph) is not counted."""
+        """Stops timing one step; a step without a start (the first of each ``fit``) is not counted."""
         if self._running_since is not None:
             self._timed_seconds += time.perf_counter() - self._running_since
             self._timed_steps += 1
+        self._running_since = None
+
+    def skip_watch(self) -> None:
+        """Leaves out the step that is about to be timed: it traces a graph or opens a data set."""
         self._running_since = None
 
     def take_throughput(self) -> float | None:

@@ -178,7 +178,7 @@ class Trainer:
             ),
             switch,
             callbacks.Evaluation(state, evaluates, self._evaluate, watched, self._save_best),
-            callbacks.MetricsWriter(state, options.log_every, evaluates, self.schedule, switch.current, log, display),
+            callbacks.MetricsWriter(state, options.log_every, evaluates, self.schedule, switch.at, log, display),
             callbacks.CheckpointWriter(state, saves, self._save_checkpoint, interrupted),
         ]
 

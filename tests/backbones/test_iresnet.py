@@ -35,6 +35,36 @@ def test_arithmetic_of_the_table(name):
     assert (info.parameters, info.multiply_adds, info.features) == (weights, operations, (size, size, 512))
 
 
+@pytest.mark.parametrize("name", DEPTHS)
+def test_arithmetic_of_squeeze_and_excitation(name):
+    """Two 1x1 convolutions with bias between C and C / 16 channels and as many slopes, at the end of each block."""
+    extra = sum(
+        count * (2 * channels * channels // 16 + channels + 2 * (channels // 16))
+        for count, channels in zip(DEPTHS[name], (64, 128, 256, 512))
+    )
+    operations = sum(n * 2 * channels * channels // 16 for n, channels in zip(DEPTHS[name], (64, 128, 256, 512)))
+    plain, squeezed = backbones.INFO[name], backbones.INFO[f"se_{name}"]
+    assert squeezed.parameters - plain.parameters == extra
+    assert squeezed.multiply_adds - plain.multiply_adds == operations
+
+
+def test_gate_stands_between_the_last_norm_and_the_sum():
+    model = iresnet((32, 32, 3), (1, 1, 1, 1), width=0.25, se_ratio=1 / 16)
+    (gate,) = model.get_layer("stage2_block1_se").inbound_nodes
+    assert [layer.name for layer in gate.inbound_layers] == ["stage2_block1_2_bn", "stage2_block1_se_gate"]
+    (total,) = model.get_layer("stage2_block1_add").inbound_nodes
+    assert [layer.name for layer in total.inbound_layers] == ["stage2_block1_se", "stage2_block1_shortcut_bn"]
+
+
+def test_pooled_shortcut_takes_every_second_pixel():
+    model = iresnet((32, 32, 3), (1, 1, 1, 1), width=0.25, pool_shortcut=True)
+    pool = model.get_layer("stage1_block1_shortcut_pool")
+    x = np.random.default_rng(0).normal(size=(1, 5, 6, 2)).astype(np.float32)
+    np.testing.assert_array_equal(pool(x), x[:, ::2, ::2])
+    # Where the number of channels changes there is still a convolution (stage 2 has 32, stage 1 has 16).
+    assert [layer.name for layer in model.layers if "shortcut_conv" in layer.name][0] == "stage2_block1_shortcut_conv"
+
+
 def test_block_by_hand():
     """One block in inference, recomputed from its weights with plain tensor operations."""
     model = iresnet((32, 32, 3), blocks=(1, 1, 1, 1), width=0.25)

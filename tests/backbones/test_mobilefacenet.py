@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from facetrain import backbones
-from facetrain.backbones.mobilefacenet import mobilefacenet
+from facetrain.backbones.mobilefacenet import STEMS, mobilefacenet
+from facetrain.errors import InputError
 
 # Table 1 of the paper: expansion, channels, repeats, stride; the first block of a row has its stride.
 PAPER = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -42,6 +44,43 @@ def test_variants():
     assert paper.output_shape == (None, 2, 2, 512)
     adds = [sum(layer.name.endswith("add") for layer in model.layers) for model in (paper, other)]
     assert adds == [12, 10]
+
+
+def test_arithmetic_of_squeeze_and_excitation():
+    """Two 1x1 convolutions with bias and slopes in the middle, 1/16 as wide, in five blocks of 64 and ten of 128."""
+    extra = sum(n * (2 * c * c // 16 + c + 2 * (c // 16)) for n, c in ((5, 64), (10, 128)))
+    stem = 64 * 64
+    weights, operations, features = _arithmetic()
+    info = backbones.INFO["se_mobilefacenet"]
+    gates = sum(n * 2 * c * c // 16 for n, c in ((5, 64), (10, 128)))
+    assert info[:3] == (weights + stem + extra, operations + 56 * 56 * stem + gates, features)
+
+
+def test_arithmetic_of_the_large_one():
+    """get_mbf_large of arcface_torch: (channels, inside, blocks, stride) of its rows, all with slopes and BN inside."""
+    rows = [(256, 128, 2, 1), (256, 128, 1, 2), (256, 128, 8, 1), (512, 256, 1, 2), (512, 256, 12, 1),
+            (512, 512, 1, 2), (512, 256, 4, 1)]  # fmt: skip
+    before, side = 256, 56
+    weights, operations = 27 * 256 + 5 * 256, side * side * 27 * 256
+    for channels, inside, blocks, stride in rows:
+        for block in range(blocks):
+            weights += before * inside + 5 * inside + 9 * inside + 5 * inside + inside * channels + 4 * channels
+            operations += side * side * before * inside
+            side //= stride if block == 0 else 1
+            operations += side * side * (9 * inside + inside * channels)
+            before = channels
+    assert backbones.INFO["mobilefacenet_large"][:3] == (weights, operations, (side, side, 512))
+
+
+def test_stems():
+    stems = {stem: mobilefacenet((32, 32, 3), stem=stem, stages=((1, 64, 2, 2),)) for stem in STEMS}
+    grouped = stems["grouped"].get_layer("stem_2_conv")
+    assert (grouped.groups, grouped.kernel.shape) == (64, (3, 3, 1, 64))
+    counts = {stem: model.count_params() for stem, model in stems.items()}
+    assert counts["grouped"] == counts["depthwise"] == counts["separable"] - 64 * 64
+    assert counts["depthwise"] - counts["none"] == 9 * 64 + 5 * 64
+    with pytest.raises(InputError, match="a multiple of 64 channels, width gives 32"):
+        mobilefacenet((32, 32, 3), stem="grouped", width=0.5)
 
 
 def test_width_rounds_to_eight():

@@ -14,7 +14,6 @@ from facetrain import backbones, embeddings
 from facetrain.errors import InputError
 
 QUICK = ["mobilefacenet", "iresnet18", "iresnet34"]
-LARGE = ["iresnet50", "iresnet100", "iresnet200"]
 
 
 def test_listing_imports_no_tensorflow():
@@ -31,8 +30,9 @@ def test_patterns():
     assert backbones.list_backbones("iresnet*") == [f"iresnet{n}" for n in (18, 34, 50, 100, 200)]
 
 
-@pytest.mark.parametrize("name", QUICK + [pytest.param(n, marks=pytest.mark.slow) for n in LARGE])
+@pytest.mark.parametrize("name", QUICK)
 def test_table_is_true(name):
+    """The whole network with its weights; test_table.py weighs all of them without."""
     keras.backend.clear_session()
     model = backbones.create_backbone(name)
     info = backbones.INFO[name]

@@ -9,6 +9,7 @@ import pytest
 
 from facetrain.cli import environment, main
 from facetrain.cli.environment import NEEDS, PACKAGES, collect, describe_machine, judge_need, run_probe
+from facetrain.layers import native
 
 WHOLE = {
     "devices": ["CPU: x"],
@@ -121,3 +122,28 @@ def test_the_probe_finds_this_machine():
     report = run_probe()
     assert report["tensorflow"]["imports"]
     assert any(device.startswith("CPU") for device in report["devices"])
+
+
+@pytest.mark.parametrize(
+    "state,words",
+    [
+        ({"loads": True, "built": True, "compiler": None}, "built and load"),
+        ({"loads": False, "built": True, "compiler": "g++"}, "do not load (facetrain doctor --build-ops)"),
+        ({"loads": False, "built": False, "compiler": None}, "not built (no C++ compiler is here)"),
+        ({"loads": False, "error": "ImportError: x"}, "unknown: ImportError: x"),
+    ],
+)
+def test_own_operations_are_reported(probe, capsys, state, words):
+    probe(**WHOLE, native=state)
+    assert main(["doctor"]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("compiler", ["/usr/bin/g++", None])
+def test_operations_are_built_where_a_compiler_is(probe, capsys, monkeypatch, compiler):
+    built = []
+    probe(**WHOLE, native={"loads": False, "built": False, "compiler": compiler})
+    monkeypatch.setattr(native, "build", lambda: built.append(True))
+    monkeypatch.setattr(native, "describe", lambda: {"loads": True, "built": True, "compiler": compiler})
+    assert main(["doctor", "--build-ops", "--json"]) == 0
+    assert bool(built) == json.loads(capsys.readouterr().out)["native"]["loads"] == (compiler is not None)

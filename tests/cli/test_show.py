@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+from facetrain.backbones import INFO, list_backbones
 from facetrain.cli import main
 from facetrain.cli.show import FAMILIES
 from facetrain.images import encode_png, read_image
@@ -44,6 +46,21 @@ def test_backbones_have_sizes(capsys):
     # 43.6 M with the neck "flatten_fc" of 512, which takes 7*7*512*512 of them.
     assert row["parameters"] == pytest.approx(43.6e6 - 7 * 7 * 512 * 512, rel=0.01)
     assert row["features"] == [7, 7, 512]
+
+
+def test_backbones_fit_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["show", "backbones"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 100
+    for column in ("name", "params", "G", "output", "description", "paper", "licence"):
+        assert column in lines[1].split()
+    for name in list_backbones():
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        info = INFO[name]
+        assert f"{info.parameters / 1e6:.2f} M" in line and "x".join(map(str, info.features)) in line
+        assert info.licence.split(",")[0][:8] in line
 
 
 def test_config_is_resolved(tmp_path, capsys):

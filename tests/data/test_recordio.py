@@ -541,6 +541,19 @@ def test_many_payloads_at_once_equal_them_one_by_one(tmp_path):
         assert reader.payloads(np.array([], np.int64)) == []
 
 
+@pytest.mark.parametrize("at, value, damage", [(0, 0, "mark"), (4, 75, "data that are not padding"), (8, 14, "labels")])
+def test_a_damaged_record_among_many_is_named_and_spoils_no_other(tmp_path, at, value, damage):
+    path = write(tmp_path / "a.rec", faces(5))
+    with RecordIOReader(path) as reader:
+        others = np.array([0, 1, 3, 4, 1])
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<I", content, int(reader.index.offsets[2]) + at, value)
+        path.write_bytes(content)
+        assert reader.payloads(others) == [faces(5)[row][1].payload for row in others.tolist()]
+        with pytest.raises(RecordError, match=f"record 2 at byte offset .*{damage}"):
+            reader.payloads(np.arange(5))
+
+
 def test_a_file_that_is_cut_while_it_is_open_is_named(tmp_path):
     path = write(tmp_path / "a.rec", faces(5))
     with RecordIOReader(path) as reader:

@@ -36,7 +36,7 @@ def check_readable(path: Path, expected) -> int:
         path: the file; its index is intact.
         expected: what a record's content has to be where it is not refused, by its line in the index.
     """
-    refused = 0
+    refused, whole = 0, {}
     with RecordIOReader(path) as reader:
         headers = reader.headers(np.arange(len(reader)))
         for row, key in enumerate(reader.keys.tolist()):
@@ -52,8 +52,10 @@ def check_readable(path: Path, expected) -> int:
             assert repr(record) == repr(reader[key])  # equal even with a label that is not a number
             assert headers.payload_bytes[row] == len(record.payload)
             assert reader.payloads(np.array([row])) == [record.payload]
+            whole[row] = record.payload
             label = record.label[0] if record.flag else record.label
             assert headers.labels[row, 0].tobytes() == np.float32(label).tobytes() or np.isnan(label)
+        assert reader.payloads(np.array(list(whole), np.int64)) == list(whole.values())
         consume(reader)
     try:
         offsets = recordio.scan_index(path).offsets

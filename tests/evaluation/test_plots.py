@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from facetrain.evaluation import verification_report
-from facetrain.evaluation.plots import THEMES, _curve, _series, roc_plot, schedule_plot, score_plot, training_plot
+from facetrain.evaluation.plots import (
+    THEMES,
+    _curve,
+    _series,
+    _stages,
+    roc_plot,
+    schedule_plot,
+    score_plot,
+    training_plot,
+)
 from facetrain.images import decode_image
 
 
@@ -80,3 +89,32 @@ def test_long_noisy_curves_get_a_running_mean(count, lines):
     np.testing.assert_allclose(axes.lines[-1].get_ydata()[inner], values[inner])
     _curve(axes, np.stack([values, values]), "lr", "#000000", "learning_rate")
     assert len(axes.lines) == lines + 1
+
+
+def test_stages_begin_after_the_last_row_of_the_one_before():
+    rows = [{"step": 5, "stage": "one"}, {"step": 8, "stage": "one"}, {"step": 10, "stage": "two"}, {"stage": "x"}]
+    assert _stages(rows) == [("one", 0), ("two", 8)]
+    assert _stages([{"step": 5, "loss": 1.0}]) == []
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_curves_are_broken_between_stages(smooth):
+    """12 in one stage and 0.4 in the next stay that: no line and no running mean leads from one to the other."""
+    from matplotlib.figure import Figure
+
+    axes, count = Figure().subplots(), 120 if smooth else 12
+    steps, values = np.arange(1.0, count + 1), np.repeat([12.0, 0.4], count // 2)
+    _curve(axes, np.stack([steps, values]), "loss", "#000000", "loss", [count / 2])
+    drawn = np.array([line.get_ydata() for line in axes.lines])
+    np.testing.assert_allclose(drawn, np.repeat([[12.0], [0.4]], 1 + smooth, axis=0) * np.ones(count // 2), rtol=1e-9)
+    assert [line.get_label() for line in axes.lines].count("loss") == 1
+    axes = Figure().subplots()
+    _curve(axes, np.stack([steps, values]), "a", "#000000", "eval/a/accuracy", [count / 2])
+    assert len(axes.lines) == 1
+
+
+def test_stages_of_a_training_are_marked():
+    one = [{**row, "stage": "one" if row["step"] <= 60 else "two"} for row in HISTORY]
+    pictures = [decode_image(training_plot(rows)) for rows in (HISTORY, one)]
+    assert pictures[0].shape == pictures[1].shape and not np.array_equal(*pictures)
+    assert np.array_equal(decode_image(training_plot([{**row, "stage": "all"} for row in HISTORY])), pictures[0])

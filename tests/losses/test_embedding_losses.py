@@ -88,18 +88,23 @@ def test_triplet_gradients_equal_finite_differences(mining, distance, soft):
     np.testing.assert_allclose(theory[0], numeric[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["triplet", "atriplet"])
-def test_equals_insightface_mxnet_triplets(kind):
-    """Ten triplets, each a batch of its own whose first image is the anchor."""
+def test_equals_insightface_mxnet_triplets(kind, dtype):
+    """Ten triplets, each a batch of its own whose first image is the anchor.
+
+    The one loss of ``triplet`` that is not zero is 0.009, a difference of squared distances near 1 whose last digits
+    are 5e-8: MXNet's float32 is 6e-6 of it away from the loss in float64, ours 7e-6, which leaves room for 2e-5.
+    """
     found, distance = golden("loss_mxnet"), {"triplet": "squared_euclidean", "atriplet": "angle"}[kind]
-    inputs, loss = tf.constant(found["E_triplet"]), losses.get("triplet", margin=0.35, distance=distance)
+    inputs, loss = tf.constant(found["E_triplet"], dtype), losses.get("triplet", margin=0.35, distance=distance)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         values = [loss([0, 0, 1], {"embedding": tf.gather(inputs, [i, 10 + i, 20 + i])})[0] for i in range(10)]
         mean = tf.add_n(values) / 10
     # A single triplet is hard: the nearest negative of the anchor is the only one.
-    np.testing.assert_allclose(mean, found[f"{kind}/loss"][0], rtol=1e-4, atol=2e-7)
-    assert_near(tf.convert_to_tensor(tape.gradient(mean, inputs)), found[f"{kind}/dE"], 1e-4, "dE")
+    np.testing.assert_allclose(mean, found[f"{kind}/loss"][0], rtol=2e-5)
+    assert_near(tf.convert_to_tensor(tape.gradient(mean, inputs)), found[f"{kind}/dE"], 2e-6, "dE")
 
 
 @pytest.mark.parametrize("base", [None, 0.07])

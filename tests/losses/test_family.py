@@ -31,6 +31,9 @@ CASES = [
     ("mv_am", {"margin": 0.3, "t": 1.2, "easy_margin": True}),
     ("npcface", {"margin": 0.4, "m0": 0.3, "m1": 0.1, "t": 1.2, "a": 0.1}),
     ("npcface", {"easy_margin": True}),
+    ("npcface", {"t": 1.0}),
+    ("npcface", {"t": 1.009, "m1": 0.4}),
+    ("npcface", {"t": 0.9, "a": 0.0, "m1": 0.4}),
 ]
 DIFFERENTIABLE = ("airface", "magface", "mv_arc", "mv_am")
 NAMES = [entry.name for entry in LOSSES if entry.name != "sum" and isinstance(losses.get(entry.name), MarginLoss)]

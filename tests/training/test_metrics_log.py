@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import glob
+from types import SimpleNamespace
 
 import tensorflow as tf
 
+from facetrain import losses
+from facetrain.training.callbacks import MetricsWriter
+from facetrain.training.display import Display
 from facetrain.training.metrics_log import MetricsLog, read_metrics
+from facetrain.training.stages import Stage
+from facetrain.training.state import RunState
 
 
 def test_rows_after_the_resumed_step_are_dropped(tmp_path):
@@ -50,3 +56,18 @@ def test_the_same_numbers_reach_tensorboard(tmp_path):
     found = EventAccumulator(events).Reload()
     (event,) = found.Tensors("loss")
     assert event.step == 5 and tf.make_ndarray(event.tensor_proto) == 2.5
+
+
+def test_a_stage_ends_with_a_row_of_its_own(tmp_path):
+    """Rows are due after 5 and 10 updates, the first stage ends after 7: its border stands in the log."""
+    one, two = (Stage(name, 7, losses.get("arcface", scale=8.0)) for name in ("one", "two"))
+    state, log = RunState(steps_per_epoch=7, total_steps=14, global_batch=8), MetricsLog(tmp_path, tensorboard=False)
+    writer = MetricsWriter(
+        state, 5, lambda step: False, lambda step: 0.1, lambda step: one if step < 7 else two, log, Display(False)
+    )
+    writer.model = SimpleNamespace(margin_loss=one.loss)
+    for _ in range(12):
+        state.step += 1
+        writer.on_train_batch_end(0, {"loss": 1.0, "accuracy": 0.5})
+    log.close()
+    assert [(row["step"], row["stage"]) for row in read_metrics(log.path)] == [(5, "one"), (7, "one"), (10, "two")]

@@ -95,6 +95,8 @@ def test_epochs_are_those_of_each_order(whole):
     assert [row["epoch"] for row in rows] == [round(s / 6, 4) for s in range(1, 22)] + [
         round(3.5 + s / 4, 4) for s in range(1, 9)
     ]
+    stages = ["softmax"] * 9 + ["margin"] * 6 + ["partial"] * 6 + ["triplet"] * 8
+    assert [row["stage"] for row in rows] == stages, "a row is about the update that was made, not the next one"
 
 
 @pytest.mark.parametrize("stop", [4, 9, 12, 15, 17, 21, 22, 26])

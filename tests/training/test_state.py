@@ -25,5 +25,9 @@ def test_throughput_leaves_out_what_happens_while_the_watch_stands():
         time.sleep(0.02)
         state.stop_watch()
         time.sleep(0.2)
+    state.start_watch()
+    state.skip_watch()  # another fit begins
+    time.sleep(0.2)
+    state.stop_watch()
     assert 8 / 0.08 < state.take_throughput() <= 8 / 0.02
     assert state.take_throughput() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tensorflow import keras
 
-from facetrain.backbones.flops import count_flops
+from facetrain.layers.flops import count_flops
 
 
 def _count(layer, shape=(6, 8, 4)):
@@ -29,6 +29,13 @@ def _count(layer, shape=(6, 8, 4)):
 )
 def test_layers(layer, expected):
     assert _count(layer) == expected
+
+
+def test_attention():
+    """Each of 7 queries of 4 values meets 5 keys, and their products 5 values of 6, in each of 3 heads."""
+    query, key, value = (keras.Input((3, *shape)) for shape in ((7, 4), (5, 4), (5, 6)))
+    model = keras.Model([query, key, value], keras.layers.Attention()([query, value, key]))
+    assert count_flops(model) == 3 * (7 * 5 * 4 + 7 * 5 * 6)
 
 
 def test_shared_and_nested():
