@@ -91,7 +91,7 @@ def read_onnx(path: PathLike) -> OnnxFile:
         outputs=tuple(text_of(value.name) for value in graph.output),
         opset=next((entry.version for entry in model.opset_import if entry.domain in _DOMAINS), 1),
         metadata={text_of(entry.key): text_of(entry.value) for entry in model.metadata_props},
-        producer=" ".join(filter(None, map(text_of, (model.producer_name, model.producer_version))))[:80],
+        producer=" ".join([_printable(model.producer_name), *_printable(model.producer_version).split()[:1]]).strip(),
         content=model.SerializeToString(),
     )
 
