@@ -115,7 +115,7 @@ def onnx(
     expect_output: Optional[str] = _EXPECT_OUTPUT,
     as_json: bool = _JSON,
 ) -> None:
-    """Convert an ONNX graph; onnxruntime judges the result where it is installed."""
+    """Convert an ONNX graph, judged by onnxruntime where that is installed."""
     from facetrain.convert import ConvertOptions, convert_onnx
 
     options = ConvertOptions(scaling, channels, template, licence, images, expect, expect_output)

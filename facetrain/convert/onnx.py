@@ -85,7 +85,7 @@ def convert_onnx(
         judges=judges,
         licence=carried.licence if carried else known.licence if known else None,
         notes=notes + reason,
-        normalised=rebuilt.normalised,
+        normalised=rebuilt.normalised or (carried is not None and carried.normalised),
         carried=carried,
     )
     return finish_conversion(conversion, out, options)

@@ -41,15 +41,16 @@ def affine(graph: Graph, tensor: Tensor, scale: _Number, offset: _Number) -> Ten
         scale, offset: numbers or arrays that ONNX broadcasts with the tensor.
     """
     scale, offset = np.asarray(scale, np.float64), np.asarray(offset, np.float64)
+    for array in (scale, offset):
+        if array.ndim > tensor.rank or (array.ndim == tensor.rank and array.shape[0] != 1):
+            raise InputError(f"a constant of shape {list(array.shape)} does not fit images of {list(tensor.dims)}")
+    result = np.broadcast_shapes(scale.shape, offset.shape, (1, *tensor.dims))
+    graph.check_size(result[1:])
     source = tensor
     if tensor.form is not None and tensor.form.kind == "affine":
         source, (first_scale, first_offset) = tensor.form.source, tensor.form.details
         scale, offset = first_scale * scale, first_offset * scale + offset
-    for array in (scale, offset):
-        if array.ndim > source.rank or (array.ndim == source.rank and array.shape[0] != 1):
-            raise InputError(f"a constant of shape {list(array.shape)} does not fit images of {list(source.dims)}")
-    whole = (1, *source.dims)
-    lengthens = np.broadcast_shapes(scale.shape, offset.shape, whole) != whole
+    lengthens = result != (1, *source.dims)
     if (scale == 1.0).all() and not offset.any() and not lengthens:
         return source
     form = Form("affine", source, (scale, offset))

@@ -14,7 +14,7 @@ from facetrain.files import PathLike
 
 MAX_BYTES = (2 << 30) - 1
 """Largest model, weights beside it included: what the format itself can hold."""
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -91,7 +91,7 @@ def read_onnx(path: PathLike) -> OnnxFile:
         outputs=tuple(text_of(value.name) for value in graph.output),
         opset=next((entry.version for entry in model.opset_import if entry.domain in _DOMAINS), 1),
         metadata={text_of(entry.key): text_of(entry.value) for entry in model.metadata_props},
-        producer=" ".join(filter(None, map(text_of, (model.producer_name, model.producer_version))))[:80],
+        producer=" ".join([_printable(model.producer_name), *_printable(model.producer_version).split()[:1]]).strip(),
         content=model.SerializeToString(),
     )
 
@@ -151,10 +151,15 @@ def check_onnx(file: OnnxFile) -> None:
 
 
 def _node(node: Any, path: Path) -> OnnxNode:
-    op, domain = text_of(node.op_type), text_of(node.domain)
+    op, domain = _printable(node.op_type), _printable(node.domain)
     attributes = {text_of(attribute.name): _attribute(attribute, path) for attribute in node.attribute}
     inputs, outputs = tuple(map(text_of, node.input)), tuple(map(text_of, node.output))
     return OnnxNode(op if domain in _DOMAINS else f"{domain}.{op}", text_of(node.name), inputs, outputs, attributes)
+
+
+def _printable(value: Any) -> str:
+    """Returns a text of the file as it may stand in a message."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text_of(value)[:80])
 
 
 def _attribute(attribute: Any, path: Path) -> Any:

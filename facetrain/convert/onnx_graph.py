@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Optional
 
 import numpy as np
+import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.convert.onnx_file import OnnxFile, OnnxNode
@@ -18,7 +19,7 @@ from facetrain.errors import InputError
 Operator = Callable[..., Any]
 
 INPUT_NAME = "pixels"
-_KERAS_ERRORS = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError)
+_KERAS_ERRORS = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, tf.errors.OpError)
 
 
 class Graph(Layouts):

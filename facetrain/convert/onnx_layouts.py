@@ -15,7 +15,7 @@ from facetrain.convert.onnx_regroup import lies_in
 from facetrain.convert.onnx_tensors import Folded, Tensor, channels_last
 from facetrain.errors import InputError
 
-MAX_ELEMENTS = 1 << 28
+MAX_ELEMENTS = 1 << 26
 """Most elements of one tensor of one image."""
 
 
@@ -50,10 +50,13 @@ class Layouts:
         outputs = layer(inputs)
         if len(weights):
             layer.set_weights([np.asarray(weight, np.float32) for weight in weights])
-        dims = tuple(outputs.shape)[1:]
-        if None in dims or prod(dims) > MAX_ELEMENTS:
-            raise InputError(f"its result {list(dims)} has more than {MAX_ELEMENTS} elements for each image")
+        self.check_size(tuple(outputs.shape)[1:])
         return outputs
+
+    def check_size(self, dims: Sequence[int]) -> None:
+        """Raises InputError if a tensor of these sizes, without the batch axis, would be unreasonably large."""
+        if None in dims or prod(map(int, dims)) > MAX_ELEMENTS:
+            raise InputError(f"its result {list(dims)} has more than {MAX_ELEMENTS} elements for each image")
 
     def arranged(self, tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Returns a tensor with its axes in the given order, moving them only if it must."""

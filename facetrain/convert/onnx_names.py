@@ -28,7 +28,7 @@ class LayerNames:
             if len({path[self._shared] for path in paths}) > 1:
                 break
             self._shared += 1
-        self._used = set(taken)
+        self._counts = dict.fromkeys(taken, 1)
 
     def new(self, node: OnnxNode, part: str = "") -> str:
         """Returns a name that was not given before.
@@ -39,11 +39,11 @@ class LayerNames:
         """
         path = _parts(node.name)[self._shared :] or _parts(node.outputs[0]) or [node.op]
         name = clean_name("_".join([*path, part] if part else path))
-        unique, count = name, 1
-        while unique in self._used:
-            count += 1
-            unique = f"{name}_{count}"
-        self._used.add(unique)
+        unique = name
+        while unique in self._counts:
+            self._counts[name] += 1
+            unique = f"{name}_{self._counts[name]}"
+        self._counts[unique] = 1
         return unique
 
 

@@ -38,7 +38,7 @@ def batch_normalization(
     if any(weight.shape != (channels,) for weight in weights):
         raise InputError(f"weights {[list(weight.shape) for weight in weights]} do not fit {channels} channels")
     epsilon = float(np.float32(node.attributes.get("epsilon", 1e-5)))
-    if not epsilon >= 0.0 or weights[3].min() + epsilon <= 0.0:
+    if not epsilon >= 0.0 or weights[3].min() < 0.0 or weights[3].min() + epsilon == 0.0:
         raise InputError(f"variances from {weights[3].min():.3g} on and epsilon {epsilon:.3g} are not above 0")
     graph.epsilons.add(float(f"{epsilon:.6g}"))
     if tensor.folded is not None:

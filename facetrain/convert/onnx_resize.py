@@ -13,7 +13,15 @@ from facetrain.convert.onnx_tensors import Constant, Tensor, Value
 from facetrain.errors import InputError
 from facetrain.layers.spatial import Interpolation
 
-_MOST_SIZE = 1 << 14
+TRANSFORMS = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "tf_half_pixel_for_nn",
+    "asymmetric",
+    "align_corners",
+)
+_MOST_ELEMENTS = 1 << 22
 _KERAS_MODES = {"nearest": "nearest", "linear": "bilinear"}
 
 
@@ -42,7 +50,7 @@ def resize(graph: Graph, node: OnnxNode, x: Value, *others: Optional[Value]) -> 
     rule = _rule(graph, node)
     tensor = graph.channels_last(tensor)
     inputs = tensor.dims[1:]
-    if max(sizes) > _MOST_SIZE or min(sizes) < 1:
+    if min(sizes) < 1 or max(size * result for size, result in zip(inputs, sizes)) > _MOST_ELEMENTS:
         raise InputError(f"a map of {sizes[0]}x{sizes[1]} pixels is not supported")
     matrices = [interpolation_matrix(inputs[axis], sizes[axis], scales[axis], rule) for axis in (0, 1)]
     value = _keras_layer(graph, tensor, matrices, rule)
@@ -116,8 +124,7 @@ def _rule(graph: Graph, node: OnnxNode) -> Rule:
     old = node.op == "Upsample" or graph.opset < 11
     transform = get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
     rounding = get("nearest_mode", "floor" if old else "round_prefer_floor")
-    known = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
-    if mode not in ("nearest", "linear", "cubic") or transform not in known:
+    if mode not in ("nearest", "linear", "cubic") or transform not in TRANSFORMS:
         raise InputError(f"mode {mode!r} with {transform!r} is not supported")
     if get("antialias", 0) or get("exclude_outside", 0):
         raise InputError("antialias and exclude_outside are not supported")
@@ -128,6 +135,8 @@ def _places(size: int, result: int, scale: float, transform: str) -> np.ndarray:
     places = np.arange(result, dtype=np.float64)
     if transform == "asymmetric":
         return places / scale
+    if transform == "tf_half_pixel_for_nn":
+        return (places + 0.5) / scale
     if transform == "align_corners":
         return places * ((size - 1) / (result - 1)) if result > 1 else places
     if transform == "pytorch_half_pixel" and result == 1:

@@ -83,6 +83,7 @@ def expand(graph: Graph, node: OnnxNode, x: Value, shape: Value) -> Tensor:
         return tensor
     if max(counts) == 1:
         return tensor
+    graph.check_size([size * count for size, count in zip(tensor.dims, counts)])
     pads = [(0, counts[axis - 1] - 1) for axis in tensor.axes[1:]]
     return tensor.like(graph.layer(Padding, graph.unfolded(tensor).value, pads=pads, mode="edge"), folded=None)
 

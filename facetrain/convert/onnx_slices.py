@@ -112,6 +112,7 @@ def pad(
         tensor = graph.channels_last(tensor)
         crops = tuple((-before, -after) for before, after in (pairs[2], pairs[3]))
         return tensor.like(graph.layer(keras.layers.Cropping2D, tensor.value, cropping=crops))
+    graph.check_size([size + sum(pairs[axis]) for axis, size in enumerate(tensor.dims, start=1)])
     arguments = {"pads": [pairs[axis] for axis in tensor.axes[1:]], "mode": mode, "value": float(number)}
     return tensor.like(graph.layer(Padding, tensor.value, **arguments))
 

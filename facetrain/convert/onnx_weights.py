@@ -70,7 +70,7 @@ def tensor_array(tensor: Any, path: Path) -> np.ndarray:
     if array.dtype.kind in "iub":
         return array
     with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, copy=False)
     # A single infinite value is how a bound is written that does not bind.
     if np.isnan(array).any() or (array.size > 1 and not np.isfinite(array).all()):
         raise InputError(f"{what} holds NaN or infinite values; the file is damaged, or its training has diverged")

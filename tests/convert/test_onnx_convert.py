@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.backbones import INFO
 from facetrain.cli import main
 from facetrain.convert import ConvertOptions, convert_onnx
 from facetrain.convert import onnx as convert_module
@@ -20,6 +21,7 @@ from facetrain.convert.torch_file import read_torch_file
 from facetrain.errors import InputError
 from facetrain.images import encode_png, scale_pixels
 from facetrain.models import Contract, build_embedding_model, load_embedding_model
+from tests.backbones.test_table import tiny_spec
 from tests.convert.onnx_helpers import Maker
 from tests.shared import shared_path
 
@@ -33,11 +35,20 @@ MODELS = {
     "iresnet18": ({"name": "iresnet18", "width": 0.125, "blocks": (1, 1, 1, 1)}, "flatten_fc"),
 }
 
+FAMILIES = (
+    "mobilenet_v3_small",
+    "ghostnet_v2",
+    "resnest50",
+    "vargfacenet",
+    "edgeface_xs",
+    "vit_tiny",
+)
 
-def trained(name: str, normalised: bool = False, scaling: str = "") -> keras.Model:
+
+def trained(name: str, normalised: bool = False, scaling: str = "", size: int = SIZE) -> keras.Model:
     """A model with all weights and statistics away from where they start."""
-    backbone, neck = MODELS[name]
-    model = build_embedding_model(backbone, neck, DIMENSION, (SIZE, SIZE, 3))
+    backbone, neck = MODELS.get(name) or (tiny_spec(name), "gap")
+    model = build_embedding_model(backbone, neck, DIMENSION, (size, size, 3))
     rng = np.random.default_rng(0)
     for weight in model.weights:
         kind, value = weight.name.rsplit("/")[-1], weight.numpy()
@@ -45,7 +56,7 @@ def trained(name: str, normalised: bool = False, scaling: str = "") -> keras.Mod
             weight.assign(rng.uniform(0.5, 1.5, value.shape))
         elif "kernel" not in kind:
             weight.assign(rng.normal(scale=0.2, size=value.shape))
-    inputs = keras.Input((SIZE, SIZE, 3))
+    inputs = keras.Input((size, size, 3))
     outputs = model(scale_pixels(inputs, scaling) if scaling else inputs)
     if normalised:
         outputs = keras.layers.UnitNormalization()(outputs)
@@ -55,7 +66,7 @@ def trained(name: str, normalised: bool = False, scaling: str = "") -> keras.Mod
 def exported(model: keras.Model, path: Path, contract: Contract | None = None) -> Path:
     """Writes a Keras model by tf2onnx."""
     tf2onnx = pytest.importorskip("tf2onnx")
-    spec = tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32, name="pixels")
+    spec = tf.TensorSpec(model.input_shape, tf.float32, name="pixels")
     written, _ = tf2onnx.convert.from_keras(model, input_signature=[spec], opset=15)
     if contract is not None:
         onnx.helper.set_model_props(written, {convert_module.METADATA_NAME: json.dumps(contract.to_dict())})
@@ -94,6 +105,19 @@ def test_own_exports_come_back_equal(name, tmp_path):
         "StatefulPartitioned" in layer.name for layer in back.layers
     )
     assert any(layer.name.startswith("stem") for layer in back.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_exports_of_further_families_come_back_equal(name, tmp_path):
+    size = max(SIZE, INFO[name].min_size)
+    model = trained(name, size=size)
+    rebuilt = rebuild(read_onnx(exported(model, tmp_path / "m.onnx")))
+    images = np.random.default_rng(3).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+    expected = embeddings(model, images)
+    np.testing.assert_allclose(embeddings(rebuilt.model, images), expected, atol=1e-5 * np.abs(expected).max())
+    kinds = {type(layer).__name__ for layer in rebuilt.model.layers}
+    assert "Permute" not in kinds or name in ("edgeface_xs", "vit_tiny"), "attention moves axes, nothing else does"
 
 
 @pytest.mark.slow

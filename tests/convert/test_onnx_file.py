@@ -79,6 +79,28 @@ def test_unknown_operators_are_all_named(tmp_path):
     assert "NonZero ('b')" in text and "com.example.Mystery ('c')" in text
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, x: m.op("Expand", x, np.array([1, 3, 1 << 40, 1])),
+        lambda m, x: m.op("Pad", x, np.array([0, 0, 0, 0, 0, 0, 1 << 40, 0]), mode="edge"),
+        lambda m, x: m.op("Add", m.op("Mul", x, m.normal(1 << 14, 1)), m.normal(1, 1 << 14)),
+        lambda m, x: m.op("Resize", x, "", np.float32([1, 1, 1 << 20, 1 << 20])),
+        lambda m, x: m.op("AveragePool", x, kernel_shape=[1, 1], pads=[1 << 40] * 4),
+    ],
+)
+def test_tensors_that_would_fill_the_memory(make, tmp_path):
+    m = Maker()
+    text = refused(m.save(tmp_path, make(m, m.op("GlobalAveragePool", m.input))))
+    assert "elements for each image" in text or "pixels is not supported" in text or "does not fit" in text
+
+
+def test_names_are_shown_as_far_as_they_can_be(tmp_path):
+    m = Maker()
+    text = refused(m.save(tmp_path, m.op("Odd\nop", m.input, name="a\nb")))
+    assert "Odd?op ('a\\nb')" in text
+
+
 def test_operators_that_nothing_depends_on_do_not_matter(tmp_path):
     m, x = simple()
     m.op("Mystery", m.input, domain="com.example")

@@ -51,6 +51,7 @@ def test_roundings(rounding, tmp_path):
         ({"scales": UP, "mode": "nearest"}, "UpSampling2D"),
         ({"scales": (2.0, 2.0), "mode": "linear"}, "UpSampling2D"),
         ({"sizes": (5, 7), "mode": "linear"}, "Resizing"),
+        ({"sizes": (5, 7), "mode": "nearest", TRANSFORM: "tf_half_pixel_for_nn", "nearest_mode": "floor"}, "Resizing"),
         ({"scales": (2.0, 2.0), "mode": "linear", TRANSFORM: "align_corners"}, "Interpolation"),
         ({"scales": UP, "mode": "nearest", "opset": 10}, "UpSampling2D"),
         ({"scales": (2.0, 2.0), "mode": "linear", "opset": 10}, "Interpolation"),
