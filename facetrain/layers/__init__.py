@@ -9,6 +9,7 @@ _HOME = {
     "AconC": "activations",
     "CosineDense": "cosine",
     "DropPath": "drop_path",
+    "FastBatchNormalization": "norm",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
     "GroupedConv2D": "grouped",
