@@ -2,7 +2,7 @@
 
 Each backbone is measured in a process of its own, with a `gdc` neck of 512 values and a dense softmax layer. In it take
 turns, step by step: our network; a plain Keras build of it (the same layers and weights, but stock
-`keras.layers.DepthwiseConv2D` and `keras.layers.PReLU`); our network without operations in C++, where those are built;
+depthwise convolution, PReLU and batch normalisation); our network without operations in C++, where those are built;
 and matrix products in float32 and bfloat16. Figures are medians, ratios medians of those of neighbouring steps.
 Processor time is given next to wall time, since it says more where other jobs run. FLOPs are two for each multiply-add
 of convolutions and matrix products; a step has three times those of inference.
@@ -34,10 +34,14 @@ from tensorflow import keras
 
 from facetrain.backbones import count_flops, list_backbones
 from facetrain.kernels import not_compiled
-from facetrain.layers import FastDepthwiseConv2D, FastPReLU, native
+from facetrain.layers import FastBatchNormalization, FastDepthwiseConv2D, FastPReLU, native
 from facetrain.models import build_embedding_model
 
-PLAIN = {FastDepthwiseConv2D: keras.layers.DepthwiseConv2D, FastPReLU: keras.layers.PReLU}
+PLAIN = {
+    FastBatchNormalization: keras.layers.BatchNormalization,
+    FastDepthwiseConv2D: keras.layers.DepthwiseConv2D,
+    FastPReLU: keras.layers.PReLU,
+}
 MATMUL_SIDE = 2048
 # Larger networks run on parts of the batch: (multiply-adds of an image, divisor).
 LARGE = ((20e9, 8), (10e9, 4), (5e9, 2))

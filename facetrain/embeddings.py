@@ -90,8 +90,10 @@ def gdc(
     Returns:
         [B, D] float32.
     """
+    from facetrain.layers.depthwise import FastDepthwiseConv2D
+
     size = tuple(features.shape)[1:3]
-    x = _layers().DepthwiseConv2D(size, use_bias=False, dtype=dtype, name="neck_depthwise")(features)
+    x = FastDepthwiseConv2D(size, use_bias=False, dtype=dtype, name="neck_depthwise")(features)
     x = _layers().BatchNormalization(momentum=bn_momentum, epsilon=bn_epsilon, dtype=dtype, name="neck_bn")(x)
     x = _flatten(_dropout(x, dropout, seed, dtype), dtype)
     return _embed(x, embedding_size, False, bn_momentum, bn_epsilon, dtype)

@@ -13,6 +13,7 @@ _HOME = {
     "CosineDense": "cosine",
     "DropPath": "drop_path",
     "Elementwise": "arithmetic",
+    "FastBatchNormalization": "norm",
     "FastDepthwiseConv2D": "depthwise",
     "FastPReLU": "prelu",
     "FourierPositions": "learned",

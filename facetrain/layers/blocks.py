@@ -15,6 +15,7 @@ from facetrain.layers.depthwise import FastDepthwiseConv2D
 from facetrain.layers.drop_path import DropPath
 from facetrain.layers.dropout import SeededDropout
 from facetrain.layers.grouped import GroupedConv2D
+from facetrain.layers.norm import CHANNEL_BLOCK, FastBatchNormalization
 
 PADDINGS = ("same", "symmetric")
 Size = Union[int, tuple[int, int]]
@@ -106,9 +107,9 @@ class LayerFactory:
     def norm(self, x: tf.Tensor, name: str, **arguments: Any) -> tf.Tensor:
         """Batch normalisation over the last axis; ``arguments`` go to the Keras layer."""
         arguments.setdefault("dtype", self.dtype)
-        return keras.layers.BatchNormalization(
-            momentum=self.bn_momentum, epsilon=self.bn_epsilon, name=name, **arguments
-        )(x)
+        even = x.shape[-1] is not None and x.shape[-1] % CHANNEL_BLOCK == 0
+        layer = keras.layers.BatchNormalization if even else FastBatchNormalization
+        return layer(momentum=self.bn_momentum, epsilon=self.bn_epsilon, name=name, **arguments)(x)
 
     def act(self, x: tf.Tensor, name: str, activation: str | None = None) -> tf.Tensor:
         """The network's activation, or the one that is named; no layer for ``"linear"``."""

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from facetrain.layers.depthwise import FastDepthwiseConv2D, depthwise_conv2d
+from facetrain.layers.depthwise import FastDepthwiseConv2D, _tiles, depthwise_conv2d
 from tests.base import run_layer_test
 
 
@@ -30,7 +30,7 @@ def _gradients(convolve, images, kernel):
 @pytest.mark.parametrize("dtype,tolerance", [("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 3e-2)])
 def test_equals_the_stock_operation(dtype, tolerance):
     rng = np.random.default_rng(0)
-    for stride, padding, size, taps in itertools.product((1, 2, 3), ("SAME", "VALID"), (7, 8), (1, 2, 3, 5)):
+    for stride, padding, size, taps in itertools.product((1, 2, 3), ("SAME", "VALID"), (7, 8), (1, 2, 3, 5, 7)):
         images = tf.cast(rng.normal(size=(2, size, size + 1, 2)), dtype)
         kernel = tf.cast(rng.normal(size=(taps, taps, 2, 1)), dtype)
 
@@ -45,12 +45,45 @@ def test_equals_the_stock_operation(dtype, tolerance):
             assert np.abs(ours - theirs).max() <= tolerance * scale, (stride, padding, size, taps)
 
 
+@pytest.mark.parametrize(
+    "taps,size,padding", [((1, 5), 8, "SAME"), ((4, 6), 9, "VALID"), ((8, 8), 8, "VALID"), ((9, 9), 9, "SAME")]
+)
+@pytest.mark.parametrize("dtype,tolerance", [("float64", 1e-12), ("bfloat16", 3e-2)])
+def test_equals_the_stock_operation_for_other_kernels(taps, size, padding, dtype, tolerance):
+    rng = np.random.default_rng(4)
+    images, kernel = tf.cast(rng.normal(size=(3, size, size, 2)), dtype), tf.cast(rng.normal(size=(*taps, 2, 1)), dtype)
+    ours = _gradients(lambda x, w: depthwise_conv2d(x, w, 1, padding), images, kernel)
+    theirs = _gradients(lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, 1, 1, 1], padding), images, kernel)
+    for one, two in zip(ours, theirs):
+        assert np.abs(one - two).max() <= tolerance * np.abs(two).max()
+
+
+@pytest.mark.parametrize(
+    "taps,expected",
+    [
+        (1, [(0, 0)]),
+        (3, [(0, 0)]),
+        (4, [(0, 0), (1, 2)]),
+        (5, [(0, 0), (2, 1)]),
+        (6, [(0, 0), (3, 0)]),
+        (7, [(0, 0), (3, 0), (4, 2)]),
+    ],
+)
+def test_tiles_cover_every_tap_once(taps, expected):
+    assert _tiles(taps) == expected
+    covered = [start + tap for start, known in expected for tap in range(known, min(3, taps))]
+    assert covered == list(range(taps))
+
+
 def test_gradient_equals_finite_differences():
     rng = np.random.default_rng(1)
-    images, kernel = tf.constant(rng.normal(size=(1, 5, 4, 2))), tf.constant(rng.normal(size=(3, 3, 2, 1)))
-    theory, numeric = tf.test.compute_gradient(lambda x, w: depthwise_conv2d(x, w, 1, "SAME"), [images, kernel])
-    for ours, slow in zip(theory, numeric):
-        np.testing.assert_allclose(ours, slow, atol=1e-7)
+    for taps, size, padding in ((3, (5, 4), "SAME"), (5, (5, 6), "SAME"), (4, (4, 4), "VALID")):
+        images, kernel = tf.constant(rng.normal(size=(2, *size, 2))), tf.constant(rng.normal(size=(taps, taps, 2, 1)))
+        theory, numeric = tf.test.compute_gradient(
+            lambda x, w, padding=padding: depthwise_conv2d(x, w, 1, padding), [images, kernel]
+        )
+        for ours, slow in zip(theory, numeric):
+            np.testing.assert_allclose(ours, slow, atol=1e-7)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"depth_multiplier": 2}, {"dilation_rate": 2}, {"use_bias": False}])
