@@ -26,17 +26,32 @@ def kinds(model):
     return {type(layer) for _, layer in all_layers(model)}
 
 
-@pytest.mark.parametrize("cls", [layers.PReLU, FastPReLU])
-@pytest.mark.parametrize("alpha", [-3.0, 0.0, 0.25, 1.0, 7.0, "random"])
-def test_prelu_by_channel_is_equal_bit_for_bit(cls, alpha, tmp_path):
+def at_slopes(alpha, cls=layers.PReLU):
     model = model_of(cls(shared_axes=[1, 2], name="act"), (4, 5, 3))
     if alpha != "random":
         model.layers[1].alpha.assign(np.full((1, 1, 3), alpha))
-    new = run_surgery_test(surgery.prelu_to_depthwise, model, tmp_path)
-    assert kinds(new) == PLAIN and new.output_names == ["act"]
+    return model
+
+
+@pytest.mark.parametrize("alpha", [-3.0, 0.0, 0.25, 1.0, 7.0, "random"])
+def test_prelu_by_channel(alpha):
+    model = at_slopes(alpha)
     x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype("float32")
     slopes = model.get_weights()[0]
-    np.testing.assert_array_equal(new(x), np.where(x > 0, x, slopes * x))
+    short, bitwise = surgery.prelu_to_depthwise(model), surgery.prelu_to_depthwise(model, bitwise=True)
+    assert kinds(short) == kinds(bitwise) == PLAIN and short.output_names == bitwise.output_names == ["act"]
+    expected = np.where(x > 0, x, slopes * x)
+    np.testing.assert_array_equal(bitwise(x), expected)
+    np.testing.assert_array_equal(short(x).numpy()[x > 0], x[x > 0])
+    np.testing.assert_allclose(short(x), expected, atol=1e-6 * (1 + np.abs(slopes).max()))
+    # A second depthwise convolution is for slopes above 1 alone.
+    assert len(short.layers) == 4 + bool((slopes > 1).any())
+
+
+@pytest.mark.parametrize("cls", [layers.PReLU, FastPReLU])
+@pytest.mark.parametrize("bitwise", [False, True])
+def test_both_forms_and_both_layers_as_a_surgery(cls, bitwise, tmp_path):
+    run_surgery_test(lambda model: surgery.prelu_to_depthwise(model, bitwise), at_slopes("random", cls), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +71,15 @@ def test_slopes_of_positions_and_inputs_that_are_no_images(shape, shared, tmp_pa
     new = run_surgery_test(surgery.prelu_to_depthwise, model, tmp_path)
     assert kinds(new) <= PLAIN | {layers.Reshape} and new.output_names == ["act"]
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
-    np.testing.assert_array_equal(new(x), np.where(x > 0, x, model.get_weights()[0] * x))
+    np.testing.assert_allclose(new(x), np.where(x > 0, x, model.get_weights()[0] * x), atol=1e-5)
 
 
 def test_open_sizes():
     model = model_of(layers.PReLU(shared_axes=[1, 2], name="act"), (None, None, 3))
     x = np.random.default_rng(0).normal(size=(1, 4, 7, 3)).astype("float32")
-    np.testing.assert_array_equal(surgery.prelu_to_depthwise(model)(x), model(x))
+    np.testing.assert_allclose(surgery.prelu_to_depthwise(model)(x), model(x), atol=1e-5)
     row = model_of(layers.PReLU(shared_axes=[1], name="act"), (None, 3))
-    np.testing.assert_array_equal(surgery.prelu_to_depthwise(row)(x[0]), row(x[0]))
+    np.testing.assert_allclose(surgery.prelu_to_depthwise(row)(x[0]), row(x[0]), atol=1e-5)
     with pytest.raises(InputError, match="layer 'act' must have an input of which one size is open at most"):
         surgery.prelu_to_depthwise(model_of(layers.PReLU(shared_axes=[1, 2, 3], name="act"), (None, None, 2, 3)))
 
@@ -79,14 +94,15 @@ def test_a_shared_prelu_is_shared_still_and_its_slopes_learn():
         "conv/bias:0",
         "conv/kernel:0",
     ]
-    np.testing.assert_array_equal(new.get_layer("act_turn").get_weights()[0], -np.ones((1, 1, 2, 1)))
+    expected = -np.abs(1 - act.get_weights()[0].reshape(1, 1, 2, 1))
+    np.testing.assert_array_equal(new.get_layer("act_slope").get_weights()[0], expected)
 
 
 def test_taken_names_are_left_alone():
     inputs = keras.Input((4, 4, 2))
-    x = layers.Conv2D(2, 1, name="act_turn")(layers.PReLU(shared_axes=[1, 2], name="act")(inputs))
+    x = layers.Conv2D(2, 1, name="act_slope")(layers.PReLU(shared_axes=[1, 2], name="act")(inputs))
     new = surgery.prelu_to_depthwise(fill(keras.Model(inputs, x)))
-    assert {"act_turn", "act_turn_2"} <= {layer.name for layer in new.layers}
+    assert {"act_slope", "act_slope_2"} <= {layer.name for layer in new.layers}
 
 
 def bent_model():
