@@ -87,7 +87,7 @@ def _kernel_gradient(x: tf.Tensor, shape: tf.TensorShape, upstream: tf.Tensor, s
         x = tf.pad(x, [[0, 0], *edges, [0, 0]])
     # How much of the padded images one tile of taps sees, and how many first taps of it are known already.
     (rows, columns), sides = (_tiles(taps) for taps in shape[:2]), [min(_TILE, taps) for taps in shape[:2]]
-    high, wide = ((out - 1) * stride + side for out, side in zip(upstream.shape[1:3], sides))
+    high, wide = ((size - taps) // stride * stride + side for size, taps, side in zip(x.shape[1:3], shape[:2], sides))
     parts = []
     for row, known_rows in rows:
         line = []
