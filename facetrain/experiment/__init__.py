@@ -6,11 +6,12 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "CropChoice": "crops",
     "check": "preflight",
     "compare": "use",
     "decay_rows": "recipe",
     "evaluate": "use",
-    "export": "use",
+    "export": "exporting",
     "learning_rates": "recipe",
     "resume": "run",
     "train": "run",
