@@ -22,6 +22,7 @@ from facetrain.cli import (
     doctor,
     evaluate,
     export,
+    profile,
     report,
     show,
     train,
@@ -48,6 +49,7 @@ data.app.command()(data_write.merge)
 data.app.command("filter")(data_write.filter_set)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
+app.command()(profile.profile)
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)
