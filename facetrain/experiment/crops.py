@@ -10,7 +10,7 @@ import numpy as np
 
 from facetrain.config import load_config
 from facetrain.config.schema import EvaluateConfig, SyntheticPairsConfig
-from facetrain.data.sources import open_source
+from facetrain.data.sources import FaceSource, open_source
 from facetrain.errors import InputError
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.files import PathLike
@@ -75,7 +75,7 @@ def choose_crops(choice: CropChoice, size: int) -> Crops:
         crops = [read_crop(paths[index], size) for index in rng.permutation(len(paths))[:wanted]]
     else:
         source = open_source(choice.data)
-        crops = [source.crop(int(index), size) for index in rng.permutation(source.num_images)[:wanted]]
+        crops = [_crop_of(source, int(index), size) for index in rng.permutation(source.num_images)[:wanted]]
     stack = np.stack(crops)
     held_back = min(_PARITY_CROPS, len(stack) // 2)
     return Crops(stack[held_back:], stack[:held_back] if held_back else stack)
@@ -97,6 +97,13 @@ def parity_crops(model_dir: PathLike, contract: Contract, count: int = _PARITY_C
             continue
         return np.stack([decode_image(image, contract.input_size) for image in images])
     raise InputError("no face crops to check the export with")  # generated ones never fail
+
+
+def _crop_of(source: FaceSource, index: int, size: int) -> np.ndarray:
+    try:
+        return source.crop(index, size)
+    except InputError as error:
+        raise InputError(f"{source.names(index)}: {error}") from error
 
 
 def read_crop(path: PathLike, size: int) -> np.ndarray:

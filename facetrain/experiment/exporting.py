@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -9,11 +10,11 @@ from typing import Any, Optional, Union
 from facetrain.evaluation import load_pairs
 from facetrain.evaluation.evaluators import VerificationEvaluator
 from facetrain.experiment.crops import CropChoice, choose_crops, parity_crops
-from facetrain.export import export_model, load_export
+from facetrain.export import EXPORTERS, export_model, load_export
 from facetrain.files import PathLike
 from facetrain.models import Contract, embedding_function, load_embedding_model
 
-_CALIBRATED = frozenset({"tflite_int8"})
+_REPRESENTATIVE = "representative"
 
 
 def export(
@@ -51,8 +52,8 @@ def export(
     if crops is not None and crops.is_given:
         chosen = choose_crops(crops, contract.input_size)
         compared = chosen.parity
-        if spec.get("name") in _CALIBRATED:
-            spec.setdefault("representative", chosen.calibration)
+        if _REPRESENTATIVE in inspect.signature(EXPORTERS.get(spec["name"])).parameters:
+            spec[_REPRESENTATIVE] = chosen.calibration
     else:
         compared = parity_crops(model_dir, contract)
     result = export_model(model, contract, out or Path(model_dir), spec, compared, force)

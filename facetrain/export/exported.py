@@ -40,7 +40,10 @@ def read_contract(path: PathLike) -> dict[str, Any]:
         InputError: if there is no such model, or it holds no contract.
     """
     module, function = _READERS[kind_of_export(path)]
-    return getattr(importlib.import_module(module), function)(path)
+    values = getattr(importlib.import_module(module), function)(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected its contract to be a JSON object, received {type(values).__name__}")
+    return values
 
 
 def load_export(path: PathLike, threads: int | None = None) -> EmbedFunction:

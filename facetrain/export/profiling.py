@@ -15,6 +15,7 @@ import facetrain
 from facetrain.errors import InputError
 from facetrain.export.exported import kind_of_export, read_contract
 from facetrain.files import PathLike
+from facetrain.models.contract import Contract
 
 _CHILD = "import sys; from facetrain.export.profiled import main; main(sys.argv[1:])"
 _TIMEOUT_S = 1800
@@ -69,7 +70,7 @@ def profile_models(paths: Sequence[PathLike], threads: int = 1, runs: int = 100,
         raise InputError(
             f"profiling needs threads >= 1, runs >= 1 and warmup >= 0, received {threads}, {runs} and {warmup}"
         )
-    sizes = [int(read_contract(path)["input_size"]) for path in paths]
+    sizes = [Contract.from_dict(read_contract(path)).input_size for path in paths]
     return (_profile(Path(path), size, threads, runs, warmup) for path, size in zip(paths, sizes))
 
 

@@ -61,6 +61,17 @@ def test_choices_that_cannot_be_made(folder, tmp_path):
         choose_crops(CropChoice(images=tmp_path), SIZE)
 
 
+def test_unreadable_images_are_named(folder, tmp_path):
+    for person in ("a", "b"):
+        (tmp_path / person).mkdir()
+        (tmp_path / person / "x.jpg").write_bytes(b"no image")
+    for choice in (CropChoice(data=tmp_path), CropChoice(images=tmp_path)):
+        with pytest.raises(InputError, match="x.jpg"):
+            choose_crops(choice, SIZE)
+    with pytest.raises(InputError, match="unknown export format 'tflite_int4'"):
+        experiment.export(folder / "best", "tflite_int4", crops=CropChoice(folder / "crops"))
+
+
 def test_one_crop_is_calibrated_and_compared_on(tmp_path):
     (tmp_path / "one.png").write_bytes(encode_png(np.full((SIZE, SIZE, 3), 9, np.uint8)))
     crops = choose_crops(CropChoice(images=tmp_path), SIZE)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -88,6 +89,16 @@ def test_a_model_that_does_not_run_is_one_sentence(exports, tmp_path):
 def test_numbers_are_checked(arguments, part):
     with pytest.raises(InputError, match=part):
         profile_models([], **{"runs": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("contract_text", "part"), [("[1]", "received list"), ('{"input_size": -1}', "embedding_size"), ("{", "bad.keras")]
+)
+def test_contracts_of_strangers(tmp_path, contract_text, part):
+    with zipfile.ZipFile(tmp_path / "bad.keras", "w") as archive:
+        archive.writestr("contract.json", contract_text)
+    with pytest.raises(InputError, match=part):
+        profile_models([tmp_path / "bad.keras"])
 
 
 def test_paths_are_checked_first(exports, tmp_path):
