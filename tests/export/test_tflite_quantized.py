@@ -99,8 +99,11 @@ def test_patterns_that_do_not_help(model, tmp_path, patterns, part):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_below_the_gate_is_refused_unless_forced(model, tmp_path, monkeypatch):
-    exporter = EXPORTERS.get("tflite_dynamic")
+@pytest.mark.parametrize(
+    ("name", "part"), [("tflite_float16", "to a cosine of 0.99,"), ("tflite_dynamic", "to a mean cosine of 0.95,")]
+)
+def test_an_export_below_the_gate_is_refused_unless_forced(model, tmp_path, monkeypatch, name, part):
+    exporter = EXPORTERS.get(name)
     original = exporter.load
 
     def altered(self, path):
@@ -108,8 +111,8 @@ def test_an_export_below_the_gate_is_refused_unless_forced(model, tmp_path, monk
         return lambda images: embed(images) * np.linspace(-0.5, 1.0, DIMENSION)
 
     monkeypatch.setattr(exporter, "load", altered)
-    arguments = (model, contract(), tmp_path / "x.tflite", "tflite_dynamic", crops())
-    with pytest.raises(ExportError, match="mean cosine of 0.95.*--force"):
+    arguments = (model, contract(), tmp_path / "x.tflite", name, crops())
+    with pytest.raises(ExportError, match=f"{part}.*--force"):
         export_model(*arguments)
     assert not list(tmp_path.iterdir())
     forced = export_model(*arguments, force=True)
