@@ -59,6 +59,7 @@ NEEDS = (
     Need("align", _IMAGES),
     Need("data", _IMAGES),
     Need("export", _MODEL),
+    Need("profile", _MODEL),
     Need("report", (*_MODEL, "matplotlib", "jinja2")),
     Need("show", ("pydantic", "yaml", "numpy")),
     Need("scripts/train_horovod.py", (*_MODEL, "horovod")),

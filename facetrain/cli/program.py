@@ -23,6 +23,7 @@ from facetrain.cli import (
     doctor,
     evaluate,
     export,
+    profile,
     report,
     show,
     surgery,
@@ -52,6 +53,7 @@ app.add_typer(data.app, name="data")
 app.command()(export.export)
 app.add_typer(convert.app, name="convert")
 app.command()(surgery.surgery)
+app.command()(profile.profile)
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)

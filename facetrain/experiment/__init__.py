@@ -6,12 +6,13 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "CropChoice": "crops",
     "check": "preflight",
     "compare": "use",
     "decay_rows": "recipe",
     "describe": "saved",
     "evaluate": "use",
-    "export": "use",
+    "export": "exporting",
     "learning_rates": "recipe",
     "operate": "saved",
     "resume": "run",

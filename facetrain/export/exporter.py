@@ -13,7 +13,8 @@ from tensorflow import keras
 from facetrain.errors import InputError
 from facetrain.export.float32 import to_float32
 from facetrain.export.formats import EXPORTERS
-from facetrain.export.parity import EmbedFunction, check_parity, generated_images, measure_parity
+from facetrain.export.layer_errors import LayerError
+from facetrain.export.parity import EmbedFunction, agrees, check_parity, generated_images, measure_parity
 from facetrain.files import PathLike, atomic_folder, atomic_path
 from facetrain.images import scale_pixels
 from facetrain.models.contract import Contract
@@ -27,10 +28,12 @@ class Exporter(Protocol):
     Attributes:
         is_folder: whether the format is a folder rather than a file.
         lowest_cosine: lowest agreement with the source that is accepted.
+        judged_by: ``"min"`` if every image must reach it, ``"mean"`` if their mean must.
     """
 
     is_folder: bool
     lowest_cosine: float
+    judged_by: str
 
     def target(self, out: Path) -> Path:
         """Returns the file or folder that ``out`` means."""
@@ -57,6 +60,9 @@ class ExportResult:
         min_cosine: smallest cosine between the embeddings of source and export.
         num_images: images that parity was measured on.
         on_real_crops: whether those were given, rather than generated patterns.
+        mean_cosine: mean of the cosines.
+        forced: whether the export stays below the gate of its format and was written all the same.
+        layer_errors: error of each layer of a model in int8, the largest first; empty for other formats.
     """
 
     path: str
@@ -66,6 +72,9 @@ class ExportResult:
     min_cosine: float
     num_images: int
     on_real_crops: bool
+    mean_cosine: float
+    forced: bool = False
+    layer_errors: tuple[LayerError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as JSON values."""
@@ -78,6 +87,7 @@ def export_model(
     out: PathLike,
     format: str | Mapping[str, Any] = "savedmodel",
     parity_images: np.ndarray | None = None,
+    force: bool = False,
 ) -> ExportResult:
     """Writes an embedding model in a format for deployment and proves that it still gives the same embeddings.
 
@@ -89,8 +99,9 @@ def export_model(
         model: scaled pixels [B, S, S, 3] -> embeddings [B, D].
         contract: the model's contract, or its values.
         out: file or folder to write; a folder of other things receives the export under a usual name.
-        format: a name of ``EXPORTERS``, or ``{"name": ..., **arguments}``.
+        format: a name of ``EXPORTERS``, or ``{"name": ..., **arguments}``; ``tflite_int8`` needs ``representative``.
         parity_images: face crops uint8 [N, S, S, 3] to compare on; smooth random patterns by default, which tell less.
+        force: put the export in place also where its embeddings stay below the gate of the format.
 
     Raises:
         InputError: for an unknown format, a contract or images that do not fit the model.
@@ -105,13 +116,17 @@ def export_model(
     with (atomic_folder if exporter.is_folder else atomic_path)(target) as temporary:
         exporter.write(twin, contract, temporary)
         parity = measure_parity(_embed_function(twin, contract.scaling), exporter.load(temporary), images)
-        check_parity(parity, exporter.lowest_cosine, f"'{target}'")
+        accepted = agrees(parity, exporter.lowest_cosine, exporter.judged_by)
+        if not force:
+            check_parity(parity, exporter.lowest_cosine, f"'{target}'", exporter.judged_by)
     exporter.finish(target, contract)
     return ExportResult(
         path=str(target),
         format=format if isinstance(format, str) else str(format["name"]),
         bytes=sum(path.stat().st_size for path in [target, *target.rglob("*")] if path.is_file()),
         on_real_crops=parity_images is not None,
+        forced=not accepted,
+        layer_errors=tuple(getattr(exporter, "layer_errors", ())),
         **parity._asdict(),
     )
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
 from facetrain.errors import InputError
 from facetrain.export.parity import EmbedFunction
+from facetrain.export.runtimes import load_savedmodel
 from facetrain.files import PathLike
 from facetrain.images import scale_pixels
 from facetrain.models.contract import CONTRACT_FILE, Contract
@@ -32,6 +32,7 @@ class SavedModelExporter:
     is_folder = True
     default_name = "saved_model"
     lowest_cosine = 0.9999
+    judged_by = "min"
 
     def target(self, out: Path) -> Path:
         """Returns the folder to write: ``out``, or ``saved_model`` in it if ``out`` holds anything but a SavedModel."""
@@ -59,14 +60,7 @@ class SavedModelExporter:
 
     def load(self, path: Path) -> EmbedFunction:
         """Returns the embedding function of a written model."""
-        loaded = tf.saved_model.load(str(path))
-        serve = loaded.signatures["serving_default"]
-
-        def embed(images: np.ndarray) -> np.ndarray:
-            return serve(images=tf.constant(images))["embedding"].numpy()
-
-        embed.owner = loaded  # signatures hold their model only weakly
-        return embed
+        return load_savedmodel(path)
 
     def finish(self, path: Path, contract: Contract) -> None:
         """Does nothing: the contract is in the folder already."""

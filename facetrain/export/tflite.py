@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from facetrain.errors import InputError
 from facetrain.export.parity import EmbedFunction, ExportError
+from facetrain.export.runtimes import load_tflite
 from facetrain.export.tflite_metadata import add_metadata, read_metadata
 from facetrain.files import PathLike, write_json
 from facetrain.images import scale_pixels
@@ -40,6 +40,7 @@ class TFLiteExporter:
     is_folder = False
     default_name = "model.tflite"
     lowest_cosine = 0.9999
+    judged_by = "min"
 
     def __init__(self, batch_size: int = 1):
         if batch_size < 1:
@@ -64,25 +65,24 @@ class TFLiteExporter:
             tf.saved_model.save(module, folder, signatures={_SIGNATURE: embed})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[_SIGNATURE])
             try:
-                converted = converter.convert()
+                converted = self.convert(converter, model)
             except ConverterError as error:
                 reason = next(iter(str(error).strip().splitlines()), "no reason given")
                 raise ExportError(f"TensorFlow Lite cannot express model {model.name!r}: {reason}") from error
         path.write_bytes(add_metadata(converted, METADATA_NAME, json.dumps(contract.to_dict())))
 
+    def convert(self, converter: tf.lite.TFLiteConverter, model: keras.Model) -> bytes:
+        """Returns the content of the file; other precisions set the converter's options first.
+
+        Args:
+            converter: takes pixels float32 [batch_size, S, S, 3].
+            model: what is converted.
+        """
+        return converter.convert()
+
     def load(self, path: Path) -> EmbedFunction:
         """Returns the embedding function of a written model."""
-        interpreter = tf.lite.Interpreter(str(path))
-        runner = interpreter.get_signature_runner(_SIGNATURE)
-
-        def embed(images: np.ndarray) -> np.ndarray:
-            pixels = images.astype(np.float32)
-            padding = -len(pixels) % self.batch_size
-            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], padding, axis=0)])
-            batches = pixels.reshape(-1, self.batch_size, *pixels.shape[1:])
-            return np.concatenate([runner(pixels=batch)["embedding"] for batch in batches])[: len(images)]
-
-        return embed
+        return load_tflite(path)
 
     def finish(self, path: Path, contract: Contract) -> None:
         """Writes the contract beside the model."""

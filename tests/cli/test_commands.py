@@ -25,11 +25,17 @@ NUMBERS = {
 ROW = "lfw   3000    0.9123 +- 0.0100  0.9000 to 0.9250          0.9200  0.9700  0.0800  0.4000 @ 1e-3     0.3100"
 
 
+class Calls(dict):
+    """Arguments of each function that was called; ``answers`` holds what the functions return."""
+
+    answers: dict
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Replaces the library by functions that note their arguments."""
-    noted: dict[str, tuple] = {}
-    answers = {
+    noted = Calls()
+    answers = noted.answers = {
         "train": {"run": "runs/x", "results": {"lfw": NUMBERS}},
         "resume": {"run": "runs/x"},
         "evaluate": {"set": "lfw", **NUMBERS},
@@ -137,8 +143,30 @@ def test_verdicts():
 
 def test_export(calls, capsys):
     assert main(["export", "m", "--format", "tflite", "--out", "x", "--json"]) == 0
-    assert calls["export"] == ((Path("m"), "tflite"), {"out": Path("x"), "show_progress": True})
+    options = {"out": Path("x"), "show_progress": True, "pairs": None, "force": False}
+    assert calls["export"] == ((Path("m"), "tflite"), {**options, "crops": experiment.CropChoice()})
     assert json.loads(capsys.readouterr().out) == {"path": "m.tflite", "max_difference": 1e-7}
+
+
+def test_export_in_int8(calls, capsys):
+    error = {"layer": "conv", "operation": "CONV_2D", "steps": 0.31234, "rms": 0.02, "largest": 0.5, "tensor": "conv1"}
+    calls.answers["export"] = {
+        "path": "m.tflite",
+        "forced": True,
+        "layer_errors": [error, {**error, "layer": "other"}],
+        "verification": {"before": NUMBERS, "after": NUMBERS},
+    }
+    words = "export m --format tflite_int8 --data x.rec --count 9 --seed 2 --pairs p.txt --force --top 1"
+    assert main([*words.split(), "--keep-float", "conv*", "--keep-float", "PRELU"]) == 0
+    (_, spec), options = calls["export"]
+    assert spec == {"name": "tflite_int8", "keep_float": ["conv*", "PRELU"]}
+    assert options["crops"] == experiment.CropChoice(data=Path("x.rec"), count=9, seed=2)
+    assert options["force"] is True and options["pairs"] == Path("p.txt")
+    said = capsys.readouterr()
+    lines = [line.split() for line in said.out.splitlines()]
+    assert ["path", "m.tflite"] in lines and ["conv", "CONV_2D", "0.312", "0.02", "0.5"] in lines
+    assert "other" not in said.out and [line[0] for line in lines[-2:]] == ["before", "after"]
+    assert "--force" in said.err
 
 
 def test_report(calls, capsys):

@@ -41,7 +41,7 @@ def test_help_is_fast_and_light():
     result = run_process("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0
-    for command in ("train", "evaluate", "compare", "align", "data", "export", "report", "show", "doctor"):
+    for command in ("train", "evaluate", "compare", "align", "data", "export", "profile", "report", "show", "doctor"):
         assert f"\n  {command} " in result.stdout
     # Processor time, because the wall clock of a busy machine says little.
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.5

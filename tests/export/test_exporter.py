@@ -95,7 +95,7 @@ def test_folders_of_other_things_are_kept(model, tmp_path):
     assert EXPORTERS.build("savedmodel").target(Path(first.path)) == Path(first.path) / "saved_model"
 
 
-@pytest.mark.parametrize("format", ["savedmodel", "tflite"])
+@pytest.mark.parametrize("format", ["savedmodel", "tflite", "keras"])
 def test_an_export_that_differs_is_refused_and_removed(format, model, tmp_path, monkeypatch):
     exporter = EXPORTERS.get(format)
     original = exporter.load

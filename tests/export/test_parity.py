@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetrain.export.parity import ExportError, check_parity, generated_images, measure_parity
+from facetrain.export.parity import ExportError, agrees, check_parity, generated_images, measure_parity
 
 IMAGES = np.zeros((3, 4, 4, 3), np.uint8)
 UNIT = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
@@ -25,6 +25,17 @@ def test_gate():
     with pytest.raises(ExportError, match="'x.tflite' was not written.*0.9999.*0.000000"):
         check_parity(parity, 0.9999, "'x.tflite'")
     assert check_parity(parity, 0.0, "x") is parity
+
+
+def test_the_mean_may_pass_where_the_worst_does_not():
+    turned = UNIT.copy()
+    turned[0] = [0.6, 0.8]
+    parity = measure_parity(lambda _: UNIT, lambda _: turned, IMAGES)
+    assert parity.min_cosine == pytest.approx(0.6) and parity.mean_cosine == pytest.approx((0.6 + 2) / 3)
+    assert agrees(parity, 0.8, "mean") and not agrees(parity, 0.8, "min") and not agrees(parity, 0.9, "mean")
+    assert check_parity(parity, 0.86, "x", "mean") is parity
+    with pytest.raises(ExportError, match="mean cosine of 0.9.*0.600000.*mean is 0.866667.*--force"):
+        check_parity(parity, 0.9, "x", "mean")
 
 
 @pytest.mark.parametrize(
