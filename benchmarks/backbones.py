@@ -199,7 +199,8 @@ def plot(rows: list[dict[str, Any]], precision: str, target: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    rows = sorted(rows, key=lambda row: row["multiply_adds"])
+    figure = Figure(figsize=(16, 7.5))
     FigureCanvasAgg(figure)
     work = np.array([row["multiply_adds"] for row in rows])
     ends = np.array([work.min() / 1.6, work.max() * 1.6])
@@ -207,16 +208,21 @@ def plot(rows: list[dict[str, Any]], precision: str, target: Path) -> None:
     peak = 1e9 * statistics.median(row[f"{dtype}_gflops"] for row in rows)
     for axes, kind, passes in zip(figure.subplots(1, 2), ("training", "inference"), (3, 1)):
         speeds = [row[f"{kind}_rate"] for row in rows]
-        for share in SHARES:
-            line = share * peak / (2 * passes * ends)
-            axes.plot(ends, line, color="#b8c0cc", lw=1, zorder=1)
-            axes.annotate(f"{share:.0%}", (ends[1], line[1]), color="#7b8794", fontsize=8, va="center")
-        axes.scatter(work, speeds, color="#2563c9", s=24, zorder=3)
-        for row, x, y in zip(rows, work, speeds):
-            axes.annotate(row["name"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        lowest, highest = min(speeds) / 2, max(speeds) * 2
+        for speed in (share * peak / (2 * passes) for share in SHARES):
+            axes.plot(ends, speed / ends, color="#b8c0cc", lw=1, zorder=1)
+            place = min(ends[1], speed / lowest / 1.2)
+            label = f"{2 * passes * speed / peak:.0%}"
+            axes.annotate(label, (place, speed / place), color="#7b8794", fontsize=8, annotation_clip=True)
+        axes.scatter(work, speeds, color="#2563c9", s=16, zorder=3)
+        for number, place in enumerate(zip(work, speeds), start=1):
+            axes.annotate(str(number), place, xytext=(3, 3), textcoords="offset points", fontsize=7)
         axes.set(xscale="log", yscale="log", xlabel="multiply-adds of an image", ylabel="images/s", title=kind)
-        axes.set_ylim(min(speeds) / 2, max(speeds) * 2)
+        axes.set(xlim=ends, ylim=(lowest, highest))
+    names = "\n".join(f"{number:2} {row['name']}" for number, row in enumerate(rows, start=1))
+    figure.text(0.84, 0.93, names, fontsize=6.5, family="monospace", va="top")
     figure.suptitle(f"{precision}; lines: share of {peak / 1e9:.0f} GFLOP/s, the matrix product in {dtype}")
+    figure.subplots_adjust(left=0.05, right=0.82, bottom=0.08, top=0.9, wspace=0.15)
     figure.savefig(target, dpi=120)
 
 
