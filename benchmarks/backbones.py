@@ -43,6 +43,7 @@ PLAIN = {
     FastPReLU: keras.layers.PReLU,
 }
 MATMUL_SIDE = 2048
+PRODUCTS = ("float32", "bfloat16")
 # Larger networks run on parts of the batch: (multiply-adds of an image, divisor).
 LARGE = ((20e9, 8), (10e9, 4), (5e9, 2))
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
@@ -99,6 +100,11 @@ def product(dtype: str) -> Callable:
     return tf.function(lambda: tf.matmul(matrix, matrix)[0, 0])
 
 
+def product_of(precision: str) -> str:
+    """Which of the matrix products a network of this precision is compared with."""
+    return "bfloat16" if "bfloat16" in precision else "float32"
+
+
 def peak_of_memory() -> float:
     """Returns the largest resident size of this process so far, in MB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -116,7 +122,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     data = pixels, tf.constant(rng.integers(0, arguments.classes, batch), tf.int32)
 
     # Memory first, while nothing else is in this process: what TensorFlow itself has is left out.
-    product("float32")(), product("bfloat16")()
+    for dtype in PRODUCTS:
+        product(dtype)()
     before = peak_of_memory()
     inference = tf.function(lambda: network(pixels, training=False)[0, 0])
     inference()
@@ -131,7 +138,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         steps["plain"] = training_step(plain_twin(network), arguments.classes, data)
     if FastPReLU in fast and native.operations() is not None:
         steps["portable"] = training_step(network, arguments.classes, data, compiled=True)
-    calls = {**steps, "inference": inference, "float32": product("float32"), "bfloat16": product("bfloat16")}
+    calls = {**steps, "inference": inference, **{dtype: product(dtype) for dtype in PRODUCTS}}
     times = take_turns(calls, arguments.turns)
     step_flops = 3 * (flops + 2 * 512 * arguments.classes)
     return {
@@ -141,7 +148,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "multiply_adds": flops // 2,
         "training_mb": training_mb,
         "inference_mb": inference_mb,
-        **rates(times, batch, flops, step_flops),
+        **rates(times, batch, flops, step_flops, product_of(arguments.precision)),
         **ratios(times),
     }
 
@@ -157,20 +164,15 @@ def take_turns(calls: dict[str, Callable], turns: int) -> dict[str, Times]:
     return times
 
 
-def rates(times: dict[str, Times], batch: int, flops: int, step_flops: int) -> dict[str, float]:
-    """Images a second, and the share of the faster matrix product's speed, by wall and by processor time."""
-    found = {"training_rate": batch / statistics.median(times["ours"].wall)}
-    found["inference_rate"] = batch / statistics.median(times["inference"].wall)
+def rates(times: dict[str, Times], batch: int, flops: int, step_flops: int, dtype: str) -> dict[str, float]:
+    """Images a second, and the share of the matrix product's speed in ``dtype``, by wall and by processor time."""
     products = 2 * MATMUL_SIDE**3
-    for dtype in ("float32", "bfloat16"):
-        found[f"{dtype}_gflops"] = products / statistics.median(times[dtype].wall) / 1e9
-    for clock in Times._fields:
-        peak = max(products / statistics.median(getattr(times[dtype], clock)) for dtype in ("float32", "bfloat16"))
-        float32 = products / statistics.median(getattr(times["float32"], clock))
-        for kind, name, work in (("training", "ours", step_flops), ("inference", "inference", flops)):
-            speed = batch * work / statistics.median(getattr(times[name], clock))
-            found[f"{kind}_share_{clock}"] = speed / peak
-            found[f"{kind}_share_of_float32_{clock}"] = speed / float32
+    found = {f"{kind}_gflops": products / statistics.median(times[kind].wall) / 1e9 for kind in PRODUCTS}
+    for kind, name, work in (("training", "ours", step_flops), ("inference", "inference", flops)):
+        found[f"{kind}_rate"] = batch / statistics.median(times[name].wall)
+        for clock in Times._fields:
+            seconds, of_product = (statistics.median(getattr(times[key], clock)) for key in (name, dtype))
+            found[f"{kind}_share_{clock}"] = batch * work / seconds / (products / of_product)
     return found
 
 
@@ -192,29 +194,35 @@ def in_own_process(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return json.loads(output.splitlines()[-1])
 
 
-def plot(rows: list[dict[str, Any]], title: str, target: Path) -> None:
+def plot(rows: list[dict[str, Any]], precision: str, target: Path) -> None:
     """Writes speed over multiply-adds of training and of inference, with lines of constant share of the peak."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    rows = sorted(rows, key=lambda row: row["multiply_adds"])
+    figure = Figure(figsize=(16, 7.5))
     FigureCanvasAgg(figure)
     work = np.array([row["multiply_adds"] for row in rows])
     ends = np.array([work.min() / 1.6, work.max() * 1.6])
-    key = "bfloat16_gflops" if "bfloat16" in title else "float32_gflops"
-    peak = 1e9 * statistics.median(row[key] for row in rows)
+    dtype = product_of(precision)
+    peak = 1e9 * statistics.median(row[f"{dtype}_gflops"] for row in rows)
     for axes, kind, passes in zip(figure.subplots(1, 2), ("training", "inference"), (3, 1)):
         speeds = [row[f"{kind}_rate"] for row in rows]
-        for share in SHARES:
-            line = share * peak / (2 * passes * ends)
-            axes.plot(ends, line, color="#b8c0cc", lw=1, zorder=1)
-            axes.annotate(f"{share:.0%}", (ends[1], line[1]), color="#7b8794", fontsize=8, va="center")
-        axes.scatter(work, speeds, color="#2563c9", s=24, zorder=3)
-        for row, x, y in zip(rows, work, speeds):
-            axes.annotate(row["name"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        lowest, highest = min(speeds) / 2, max(speeds) * 2
+        for speed in (share * peak / (2 * passes) for share in SHARES):
+            axes.plot(ends, speed / ends, color="#b8c0cc", lw=1, zorder=1)
+            place = min(ends[1], speed / lowest / 1.2)
+            label = f"{2 * passes * speed / peak:.0%}"
+            axes.annotate(label, (place, speed / place), color="#7b8794", fontsize=8, annotation_clip=True)
+        axes.scatter(work, speeds, color="#2563c9", s=16, zorder=3)
+        for number, place in enumerate(zip(work, speeds), start=1):
+            axes.annotate(str(number), place, xytext=(3, 3), textcoords="offset points", fontsize=7)
         axes.set(xscale="log", yscale="log", xlabel="multiply-adds of an image", ylabel="images/s", title=kind)
-        axes.set_ylim(min(speeds) / 2, max(speeds) * 2)
-    figure.suptitle(f"{title}; lines: share of {peak / 1e9:.0f} GFLOP/s, the matrix product in {key[:-7]}")
+        axes.set(xlim=ends, ylim=(lowest, highest))
+    names = "\n".join(f"{number:2} {row['name']}" for number, row in enumerate(rows, start=1))
+    figure.text(0.84, 0.93, names, fontsize=6.5, family="monospace", va="top")
+    figure.suptitle(f"{precision}; lines: share of {peak / 1e9:.0f} GFLOP/s, the matrix product in {dtype}")
+    figure.subplots_adjust(left=0.05, right=0.82, bottom=0.08, top=0.9, wspace=0.15)
     figure.savefig(target, dpi=120)
 
 
@@ -235,8 +243,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
     print("matrix product: " + ", ".join(
         f"{statistics.median(row[f'{dtype}_gflops'] for row in rows):.0f} GFLOP/s in {dtype}"
-        for dtype in ("float32", "bfloat16")
-    ) + "; shares by processor time; ratios by wall time (processor time)")  # fmt: skip
+        for dtype in PRODUCTS
+    ) + "; shares of it, by processor time; ratios by wall time (processor time)")  # fmt: skip
 
 
 def main() -> None:
@@ -262,7 +270,7 @@ def main() -> None:
     if not rows:
         parser.error(f"no backbone matches {arguments.only!r}")
     if arguments.out:
-        plot(rows, f"{arguments.precision}, {arguments.size}x{arguments.size}", arguments.out)
+        plot(rows, arguments.precision, arguments.out)
     if arguments.json:
         print(json.dumps({"precision": arguments.precision, "rows": rows}))
     else:
