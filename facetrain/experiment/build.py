@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
@@ -108,9 +106,7 @@ def build_trainer(
 def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, int] | None) -> FaceRecognizer:
     """Builds and compiles the recogniser of the first stage with freshly seeded weights."""
     train, model = config.train, config.model
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    tf.random.set_seed(config.seed)
+    keras.utils.set_random_seed(config.seed % 2**32)  # also Keras' own generator, if one was set before
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
     with runtime.scope():

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tensorflow import keras
 
 from facetrain.config import config_from_dict
 from facetrain.errors import InputError
@@ -108,6 +109,14 @@ def test_the_last_checkpoint_has_the_weights_of_the_last_update(first):
     for name in found:
         if name.startswith(("embedding/", "head/")):
             np.testing.assert_array_equal(found[name], np.asarray(arrays[name]), err_msg=name)
+
+
+def test_first_weights_depend_on_the_seed_alone(first):
+    centres = []
+    for other in (1, 2):
+        keras.utils.set_random_seed(other)  # what the process did before must not matter
+        centres.append(started(config(first))[0].recognizer.head.centres.numpy())
+    np.testing.assert_array_equal(*centres)
 
 
 def test_new_takes_the_mean_of_all_and_drop_leaves_the_head(first):

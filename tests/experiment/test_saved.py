@@ -157,5 +157,5 @@ def test_models_are_shown(best, capsys):
     assert capsys.readouterr().out.startswith("layer")
     assert main(["show", "model", "mobilefacent"]) == 2
     assert (
-        "is no backbone, model folder or .keras or .h5 file; did you mean 'mobilefacenet'?" in capsys.readouterr().err
+        "is no backbone, model folder or .keras or .h5 file; did you mean 'mobilefacenet' or" in capsys.readouterr().err
     )
