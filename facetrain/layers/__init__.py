@@ -29,6 +29,7 @@ _HOME = {
     "Power": "arithmetic",
     "Reduce": "reductions",
     "SeededDropout": "dropout",
+    "ShardedCosineDense": "sharded",
     "Slice": "spatial",
     "SubCenterCosineDense": "cosine",
     "l2_normalize": "cosine",
