@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -12,7 +13,8 @@ class Collectives:
 
     All ranks together have one objective, the sum of what each differentiates; each gets its gradient with respect to
     its own tensors. Every rank must make the same calls, with tensors of the same shape where nothing else is said.
-    Those of many processes override ``gather_values``, ``sum_values`` and ``max_values``, which have no gradient.
+    Those of many processes override ``gather_values``, ``sum_values``, ``max_values``, which have no gradient, and
+    ``from_rank``.
 
     Attributes:
         rank: number of this process, from 0.
@@ -33,6 +35,10 @@ class Collectives:
     def max_values(self, tensor: tf.Tensor) -> tf.Tensor:
         """Returns the elementwise maximum over ranks."""
         return tensor
+
+    def from_rank(self, array: np.ndarray, rank: int) -> np.ndarray:
+        """Returns, between steps, the array of one rank; those of the others say its shape and type."""
+        return array
 
     def gather(self, tensor: tf.Tensor) -> tf.Tensor:
         """As ``gather_values``; the gradient of a row is the sum of those that all ranks have for it."""

@@ -34,6 +34,9 @@ class ThreadRanks(Collectives):
     def max_values(self, tensor):
         return tf.reduce_max(tf.stack(self._exchange(tensor)), axis=0)
 
+    def from_rank(self, array, rank):
+        return self._exchange(array)[rank]
+
 
 def on_ranks(world, function):
     """Returns what ``function(collectives)`` returns on each rank; eager TensorFlow only."""

@@ -17,24 +17,30 @@ from facetrain.serialization import serializable
 _BLOCK = 1024
 
 
+def shard_bounds(rows: int, number: int, shards: int) -> tuple[int, int]:
+    """Returns the first row of a shard and the first of the next one: as even as can be, the larger ones first."""
+    size, larger = divmod(rows, shards)
+    return number * size + min(number, larger), (number + 1) * size + min(number + 1, larger)
+
+
 class Shard(NamedTuple):
     """Which rows of a larger variable the variable of this process is.
 
     Attributes:
         first, stop: the rows, from the first to before the last.
         rows: how many the whole has.
+        ranks: the processes that have all of it.
     """
 
     first: int
     stop: int
     rows: int
+    ranks: Collectives
 
     @classmethod
-    def of(cls, rows: int, rank: int, world: int) -> Shard:
-        """Returns the shard of a rank: as even as can be, the larger ones first."""
-        size, larger = divmod(rows, world)
-        first, stop = (number * size + min(number, larger) for number in (rank, rank + 1))
-        return cls(first, stop, rows)
+    def of(cls, rows: int, ranks: Collectives) -> Shard:
+        """Returns the shard of this process."""
+        return cls(*shard_bounds(rows, ranks.rank, ranks.world), rows, ranks)
 
     @property
     def size(self) -> int:
@@ -129,7 +135,7 @@ class ShardedCosineDense(PartialCosineDense):
                 f"a sharded head needs a class for each of the {self.ranks.world} ranks, received "
                 f"{self.num_classes} classes: use the head 'partial'"
             )
-        self.shard = Shard.of(self.num_classes, self.ranks.rank, self.ranks.world)
+        self.shard = Shard.of(self.num_classes, self.ranks)
         self.centres_initializer = _NormalRows(self.seed, self.shard.first)
 
     def centres_shape(self, size: int) -> tuple[int, ...]:
@@ -154,7 +160,7 @@ class ShardedCosineDense(PartialCosineDense):
         present = everyone if present is None else tf.cast(present, tf.int32) - self.shard.first
         present = tf.boolean_mask(present, (present >= 0) & (present < self.shard.size))
         seed = tf.stack([tf.constant(self.seed + self.shard.first, tf.int64), tf.cast(step, tf.int64)])
-        wanted = max(1, Shard.of(self.num_sampled, self.ranks.rank, self.ranks.world).size)
+        wanted = max(1, Shard.of(self.num_sampled, self.ranks).size)
         classes = sample_classes(present, self.shard.size, wanted, seed)
         return ShardedSample(classes, positions_on_shard(classes, everyone), self.shard.first, self.ranks)
 

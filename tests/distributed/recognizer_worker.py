@@ -2,7 +2,8 @@
 
     python -m tests.distributed.recognizer_worker KIND FOLDER VARIANT...
 
-It writes FOLDER/VARIANT-RANK.npz. All ranks together see the same 8 images in each of 4 updates, whatever their number.
+It writes FOLDER/VARIANT-RANK.npz. All ranks together see the same 12 images in each of 4 updates.
+"sharded" also writes a checkpoint and a head, FOLDER/sharded and FOLDER/sharded-head; "resumed" goes on from there.
 """
 
 from __future__ import annotations
@@ -15,25 +16,37 @@ from tensorflow import keras
 
 from facetrain import heads, losses, optimizers
 from facetrain.distributed import Runtime
+from facetrain.layers.sharded import ShardedCosineDense
 from facetrain.models import FaceRecognizer
-from facetrain.models.weights import named_variables, read_state
+from facetrain.models.head_file import save_head
+from facetrain.models.shards import take_part
+from facetrain.models.weights import common_variables, named_variables, read_state, stream_state, write_state
+from facetrain.training.checkpoints import CheckpointStore
 from tests.tiny import tiny_batch, tiny_embedding_model
 
-UPDATES, BATCH, CLASSES, RHO = 4, 8, 40, 0.05
+UPDATES, BATCH, CLASSES, RHO = 4, 12, 40, 0.05
 OPTIMIZERS = {
     "partial": {"name": "mxnet_sgd", "learning_rate": 0.05, "weight_decay": 1e-2, "global_clipnorm": 0.1},
     # Without momentum an update shows the gradient that made it.
     "sam": {"name": "mxnet_sgd", "learning_rate": 0.05, "momentum": 0.0},
 }
 OPTIMIZERS["partial+parts"] = OPTIMIZERS["partial"]
+# A sharded head is trained without clipping by norm.
+_NOT_CLIPPED = {key: value for key, value in OPTIMIZERS["partial"].items() if key != "global_clipnorm"}
+OPTIMIZERS.update(dict.fromkeys(("unsharded", "sharded", "sharded+parts", "sharded+sampled", "resumed"), _NOT_CLIPPED))
+HEADS = {
+    "partial": {"name": "partial", "num_sampled": 12, "seed": 5},
+    "partial+parts": {"name": "partial", "num_sampled": 12, "seed": 5},
+    "sam": {"name": "cosine"},
+    "unsharded": {"name": "partial", "num_sampled": CLASSES},
+}
 
 
 def build(variant: str, runtime: Runtime) -> FaceRecognizer:
-    """Returns a compiled recogniser; ``variant`` is "partial", "partial+parts" (two parts a step) or "sam"."""
+    """Returns a compiled recogniser; in variants with "parts" a step has two, with "sampled" 12 classes."""
     model = tiny_embedding_model(batch_norm=False)
     keras.utils.set_random_seed(3)
-    head = {"name": "cosine"} if variant == "sam" else {"name": "partial", "num_sampled": 12, "seed": 5}
-    recognizer = FaceRecognizer(model, heads.get(head, num_classes=CLASSES))
+    recognizer = FaceRecognizer(model, _head(variant, runtime))
     recognizer.compile(
         runtime.wrap_optimizer(optimizers.get(OPTIMIZERS[variant])),
         losses.get("cosface", scale=16.0),
@@ -42,6 +55,16 @@ def build(variant: str, runtime: Runtime) -> FaceRecognizer:
         gather_labels=runtime.gather_in_step,
     )
     return recognizer
+
+
+def _head(variant: str, runtime: Runtime) -> keras.layers.Layer:
+    if variant.startswith(("sharded", "resumed")):
+        sampled = 12 if "sampled" in variant else CLASSES
+        return ShardedCosineDense(CLASSES, num_sampled=sampled, seed=5, collectives=runtime.collectives)
+    head = heads.get(HEADS[variant], num_classes=CLASSES)
+    if variant == "unsharded":  # the first centres of one that is
+        head.centres_initializer = ShardedCosineDense(CLASSES, seed=5).centres_initializer
+    return head
 
 
 def batches(rank: int, world: int) -> dict[str, tf.Tensor]:
@@ -53,20 +76,36 @@ def batches(rank: int, world: int) -> dict[str, tf.Tensor]:
     return {key: tf.stack([batch[key][share] for batch in found]) for key in found[0]}
 
 
-def train(variant: str, runtime: Runtime) -> dict[str, np.ndarray]:
+def train(variant: str, runtime: Runtime, folder: str | None = None) -> dict[str, np.ndarray]:
     """Returns the state of the recogniser after all updates."""
     recognizer = build(variant, runtime)
-    runtime.broadcast(list(named_variables(recognizer).values()))
+    if variant == "resumed":
+        checkpoint = CheckpointStore(f"{folder}/sharded").latest()
+        write_state(recognizer, checkpoint.arrays, str(checkpoint.path))
+    runtime.broadcast(common_variables(recognizer))
     dataset = tf.data.Dataset.from_tensor_slices(batches(runtime.rank, runtime.world))
     recognizer.fit(dataset, epochs=1, steps_per_epoch=UPDATES, verbose=0)
+    if folder and variant == "sharded":
+        save(recognizer, runtime, f"{folder}/{variant}")
     return read_state(recognizer)
+
+
+def save(recognizer: FaceRecognizer, runtime: Runtime, path: str) -> None:
+    """Writes a checkpoint and the head, as a trainer does, and how many values of centres this rank has."""
+    if runtime.is_chief:
+        CheckpointStore(path).save(UPDATES, stream_state(recognizer), {})
+        save_head(recognizer.head, f"{path}-head")
+    else:
+        take_part(named_variables(recognizer).values())
+        take_part([recognizer.head.centres])
+    np.save(f"{path}-size-{runtime.rank}.npy", recognizer.head.centres.numpy().size)
 
 
 def main(kind: str, folder: str, *variants: str) -> None:
     """Trains all variants one after another in one runtime."""
     runtime = Runtime.create(kind)
     for variant in variants:
-        np.savez(f"{folder}/{variant}-{runtime.rank}.npz", **train(variant, runtime))
+        np.savez(f"{folder}/{variant}-{runtime.rank}.npz", **train(variant, runtime, folder))
     runtime.barrier()
 
 
