@@ -129,7 +129,9 @@ class ShardedCosineDense(PartialCosineDense):
         **kwargs: Any,
     ):
         super().__init__(num_classes, sample_rate, num_sampled, k, seed, None, matmul_dtype, **kwargs)
-        self.ranks = collectives or Collectives()
+        self.ranks = Collectives() if collectives is None else collectives
+        if not isinstance(self.ranks, Collectives):
+            raise InputError(f"collectives come from the runtime, not from a configuration; received {collectives!r}")
         if self.num_classes < self.ranks.world:
             raise InputError(
                 f"a sharded head needs a class for each of the {self.ranks.world} ranks, received "

@@ -116,7 +116,8 @@ class Trainer:
                 log.close()
         if self.state.best is None and self.runtime.is_chief:
             self._save_best({})
-        self._save_sharded_head()
+        if self.state.finished:
+            self._save_sharded_head()
         return self.state
 
     def _fit_segment(self, segment: Segment, hooks: list[callbacks.RunCallback]) -> None:
@@ -211,8 +212,9 @@ class Trainer:
                 threshold_far=numbers.get(f"{name}/threshold_far"),
                 threshold_set=name,
             )
-        self._head_is_wanted = True
-        if not is_sharded(self.recognizer.head):
+        if is_sharded(self.recognizer.head):
+            self._head_is_wanted = True
+        else:
             self._save_head()
         with self.recognizer.averaged_weights():
             save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)

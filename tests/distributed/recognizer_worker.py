@@ -34,11 +34,13 @@ OPTIMIZERS["partial+parts"] = OPTIMIZERS["partial"]
 # A sharded head is trained without clipping by norm.
 _NOT_CLIPPED = {key: value for key, value in OPTIMIZERS["partial"].items() if key != "global_clipnorm"}
 OPTIMIZERS.update(dict.fromkeys(("unsharded", "sharded", "sharded+parts", "sharded+sampled", "resumed"), _NOT_CLIPPED))
+OPTIMIZERS.update({"sharded+mixed": _NOT_CLIPPED, "unsharded+mixed": _NOT_CLIPPED})
 HEADS = {
     "partial": {"name": "partial", "num_sampled": 12, "seed": 5},
     "partial+parts": {"name": "partial", "num_sampled": 12, "seed": 5},
     "sam": {"name": "cosine"},
     "unsharded": {"name": "partial", "num_sampled": CLASSES},
+    "unsharded+mixed": {"name": "partial", "num_sampled": CLASSES},
 }
 
 
@@ -62,16 +64,20 @@ def _head(variant: str, runtime: Runtime) -> keras.layers.Layer:
         sampled = 12 if "sampled" in variant else CLASSES
         return ShardedCosineDense(CLASSES, num_sampled=sampled, seed=5, collectives=runtime.collectives)
     head = heads.get(HEADS[variant], num_classes=CLASSES)
-    if variant == "unsharded":  # the first centres of one that is
+    if variant.startswith("unsharded"):  # the first centres of one that is
         head.centres_initializer = ShardedCosineDense(CLASSES, seed=5).centres_initializer
     return head
 
 
-def batches(rank: int, world: int) -> dict[str, tf.Tensor]:
+def batches(rank: int, world: int, mixed: bool = False) -> dict[str, tf.Tensor]:
     """Returns this rank's share of all batches, [UPDATES, BATCH / world, ...] each, with labels of all classes."""
     found = [tiny_batch(BATCH, seed=number) for number in range(UPDATES)]
     for number, batch in enumerate(found):
-        batch["label"] = tf.constant(np.random.default_rng(number).integers(0, CLASSES, BATCH), tf.int32)
+        rng = np.random.default_rng(number)
+        batch["label"] = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int32)
+        if mixed:
+            batch["mix_label"] = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int32)
+            batch["mix_weight"] = tf.constant(rng.uniform(size=BATCH), tf.float32)
     share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     return {key: tf.stack([batch[key][share] for batch in found]) for key in found[0]}
 
@@ -83,7 +89,7 @@ def train(variant: str, runtime: Runtime, folder: str | None = None) -> dict[str
         checkpoint = CheckpointStore(f"{folder}/sharded").latest()
         write_state(recognizer, checkpoint.arrays, str(checkpoint.path))
     runtime.broadcast(common_variables(recognizer))
-    dataset = tf.data.Dataset.from_tensor_slices(batches(runtime.rank, runtime.world))
+    dataset = tf.data.Dataset.from_tensor_slices(batches(runtime.rank, runtime.world, "mixed" in variant))
     recognizer.fit(dataset, epochs=1, steps_per_epoch=UPDATES, verbose=0)
     if folder and variant == "sharded":
         save(recognizer, runtime, f"{folder}/{variant}")

@@ -17,7 +17,7 @@ from tests.distributed.recognizer_worker import CLASSES, UPDATES, batches, build
 from tests.distributed.workers import run
 from tests.tiny import DIM
 
-VARIANTS = ("sharded", "sharded+parts", "sharded+sampled")
+VARIANTS = ("sharded", "sharded+parts", "sharded+sampled", "sharded+mixed")
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(
@@ -56,6 +56,10 @@ def test_two_ranks_equal_one_process(folder, unsharded, variant):
     """Weights, centres and momentum; at sample rate 1, where two ranks and one have the same sample."""
     for rank in range(2):
         _assert_same(dict(np.load(folder / f"{variant}-{rank}.npz")), unsharded[0])
+
+
+def test_examples_with_two_labels_equal_one_process(folder, single):
+    _assert_same(dict(np.load(folder / "sharded+mixed-0.npz")), train("unsharded+mixed", single))
 
 
 def test_each_rank_has_its_share(folder):
