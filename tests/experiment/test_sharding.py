@@ -11,6 +11,7 @@ from facetrain import heads, optimizers
 from facetrain.collectives import Collectives
 from facetrain.config import config_from_dict
 from facetrain.errors import InputError
+from facetrain.experiment.build import build_trainer
 from facetrain.experiment.plan import Plan
 from facetrain.experiment.sharding import check_sharding
 from facetrain.layers.sharded import ShardedCosineDense
@@ -53,6 +54,11 @@ def test_refused_on_several_ranks_alone(stages, values, message):
 def test_refused_where_tensorflow_has_the_replicas(kind):
     with pytest.raises(InputError, match=f"the runtime is '{kind}' with 2 devices: start with horovodrun"):
         check_sharding(config(), runtime(kind, world=1, replicas=2))
+
+
+def test_a_run_is_refused_before_its_images_are_looked_at():
+    with pytest.raises(InputError, match="'adacos' needs more"):
+        build_trainer(config({"loss": "adacos"}), None, runtime(), False)
 
 
 def test_what_goes_together():

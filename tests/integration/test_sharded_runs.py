@@ -26,10 +26,11 @@ pytestmark = [
 CENTRES, SHAPE = "head/centres", (12, 16)
 
 
-def run_two(tmp_path, **changes):
-    values = {**TINY, "train.runs_dir": tmp_path / "runs", "name": "two", "train.checkpoint_every": "1 epoch"}
-    values.update({"head": "{name: sharded, sample_rate: 0.5}", "data.cache_dir": tmp_path / "cache"})
-    values.update({key.replace("__", "."): value for key, value in changes.items()})
+def run_two(tmp_path):
+    """Trains 6 updates, of which the last is evaluated."""
+    values = {**TINY, "train.runs_dir": tmp_path / "runs", "name": "two", "data.cache_dir": tmp_path / "cache"}
+    values.update({"train.epochs": 1, "train.checkpoint_every": 3, "schedule.warmup_steps": 2})
+    values["head"] = "{name: sharded, sample_rate: 0.5}"
     script = ROOT / "scripts" / "train_horovod.py"
     command = [find_horovodrun(), "-np", "2", sys.executable, script, SMOKE, *assignments(values)]
     return subprocess.run(
@@ -42,23 +43,13 @@ def test_two_ranks_train_and_one_process_goes_on(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = tmp_path / "runs" / "two"
     store = CheckpointStore(run / "checkpoints")
-    assert store.steps() == [6, 12] and json.loads((run / "manifest.json").read_text())["world"] == 2
-    last = store.latest()
-    arrays = {name: np.asarray(value) for name, value in last.arrays.items() if "centres" in name}
+    assert store.steps() == [3, 6] and json.loads((run / "manifest.json").read_text())["world"] == 2
+    arrays = {name: np.asarray(value) for name, value in store.latest().arrays.items() if "centres" in name}
     assert {value.shape for value in arrays.values()} == {SHAPE} and len(arrays) == 2  # and their momentum
     assert all(np.isfinite(value).all() and len(np.unique(value, axis=0)) == 12 for value in arrays.values())
-    best = store.load(last.state["run"]["best_step"])
-    np.testing.assert_array_equal(HeadFile(run / "head"), best.arrays[CENTRES])
+    np.testing.assert_array_equal(HeadFile(run / "head"), arrays[CENTRES])
 
-    shutil.rmtree(store.path(12))
-    summary = resume(run)
-    assert summary["steps"] == 12
-    resumed = np.asarray(store.load(12).arrays[CENTRES])
-    assert np.isfinite(resumed).all() and (resumed != np.asarray(store.load(6).arrays[CENTRES])).any(axis=1).all()
-
-
-def test_a_loss_that_looks_at_all_classes_is_refused_in_one_sentence(tmp_path):
-    done = run_two(tmp_path, loss="{name: adacos}")
-    assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
-    assert "the loss of stage" in done.stdout + done.stderr and "use the head 'partial'" in done.stdout + done.stderr
-    assert not (tmp_path / "runs" / "two" / "checkpoints").exists()
+    shutil.rmtree(store.path(6))
+    assert resume(run)["steps"] == 6
+    before, after = (np.asarray(store.load(step).arrays[CENTRES]) for step in (3, 6))
+    assert np.isfinite(after).all() and (after != before).any(axis=1).all()
