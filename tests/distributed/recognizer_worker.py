@@ -2,7 +2,7 @@
 
     python -m tests.distributed.recognizer_worker KIND FOLDER VARIANT...
 
-It writes FOLDER/VARIANT-RANK.npz. All ranks together see the same 12 images in each of 4 updates.
+It writes FOLDER/VARIANT-RANK.npz. All ranks together see the same images in each of 4 updates.
 "sharded" also writes a checkpoint and a head, FOLDER/sharded and FOLDER/sharded-head; "resumed" goes on from there.
 """
 
@@ -24,7 +24,8 @@ from facetrain.models.weights import common_variables, named_variables, read_sta
 from facetrain.training.checkpoints import CheckpointStore
 from tests.tiny import tiny_batch, tiny_embedding_model
 
-UPDATES, BATCH, CLASSES, RHO = 4, 12, 40, 0.05
+UPDATES, BATCH, CLASSES, RHO = 4, 8, 40, 0.05
+SHARED_BATCH = 12  # where two ranks share it, and three
 OPTIMIZERS = {
     "partial": {"name": "mxnet_sgd", "learning_rate": 0.05, "weight_decay": 1e-2, "global_clipnorm": 0.1},
     # Without momentum an update shows the gradient that made it.
@@ -69,16 +70,21 @@ def _head(variant: str, runtime: Runtime) -> keras.layers.Layer:
     return head
 
 
-def batches(rank: int, world: int, mixed: bool = False) -> dict[str, tf.Tensor]:
-    """Returns this rank's share of all batches, [UPDATES, BATCH / world, ...] each, with labels of all classes."""
-    found = [tiny_batch(BATCH, seed=number) for number in range(UPDATES)]
+def _batches_of(variant: str, runtime: Runtime) -> dict[str, tf.Tensor]:
+    size = SHARED_BATCH if OPTIMIZERS[variant] is _NOT_CLIPPED else BATCH
+    return batches(runtime.rank, runtime.world, size, "mixed" in variant)
+
+
+def batches(rank: int, world: int, size: int = BATCH, mixed: bool = False) -> dict[str, tf.Tensor]:
+    """Returns this rank's share of all batches, [UPDATES, size / world, ...] each, with labels of all classes."""
+    found = [tiny_batch(size, seed=number) for number in range(UPDATES)]
     for number, batch in enumerate(found):
         rng = np.random.default_rng(number)
-        batch["label"] = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int32)
+        batch["label"] = tf.constant(rng.integers(0, CLASSES, size), tf.int32)
         if mixed:
-            batch["mix_label"] = tf.constant(rng.integers(0, CLASSES, BATCH), tf.int32)
-            batch["mix_weight"] = tf.constant(rng.uniform(size=BATCH), tf.float32)
-    share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+            batch["mix_label"] = tf.constant(rng.integers(0, CLASSES, size), tf.int32)
+            batch["mix_weight"] = tf.constant(rng.uniform(size=size), tf.float32)
+    share = slice(rank * size // world, (rank + 1) * size // world)
     return {key: tf.stack([batch[key][share] for batch in found]) for key in found[0]}
 
 
@@ -89,7 +95,7 @@ def train(variant: str, runtime: Runtime, folder: str | None = None) -> dict[str
         checkpoint = CheckpointStore(f"{folder}/sharded").latest()
         write_state(recognizer, checkpoint.arrays, str(checkpoint.path))
     runtime.broadcast(common_variables(recognizer))
-    dataset = tf.data.Dataset.from_tensor_slices(batches(runtime.rank, runtime.world, "mixed" in variant))
+    dataset = tf.data.Dataset.from_tensor_slices(_batches_of(variant, runtime))
     recognizer.fit(dataset, epochs=1, steps_per_epoch=UPDATES, verbose=0)
     if folder and variant == "sharded":
         save(recognizer, runtime, f"{folder}/{variant}")

@@ -13,7 +13,7 @@ from facetrain.distributed import Runtime
 from facetrain.distributed.launch import find_horovodrun
 from facetrain.models.head_file import HeadFile, load_head
 from facetrain.models.weights import read_state
-from tests.distributed.recognizer_worker import CLASSES, UPDATES, batches, build, train
+from tests.distributed.recognizer_worker import CLASSES, SHARED_BATCH, UPDATES, batches, build, train
 from tests.distributed.workers import run
 from tests.tiny import DIM
 
@@ -89,11 +89,14 @@ def test_rows_outside_the_samples_stay(folder, single):
     moved = (ranks[0][slot] != 0).any(axis=1)
     before = build("sharded+sampled", single).head.centres.numpy()
     np.testing.assert_array_equal((ranks[0]["head/centres"] != before).any(axis=1), moved)
-    assert set(batches(0, 1)["label"].numpy().ravel()) <= set(np.flatnonzero(moved)) and moved.sum() < CLASSES
+    assert (
+        set(batches(0, 1, SHARED_BATCH)["label"].numpy().ravel()) <= set(np.flatnonzero(moved))
+        and moved.sum() < CLASSES
+    )
 
 
 def _dataset():
-    return tf.data.Dataset.from_tensor_slices(batches(0, 1))
+    return tf.data.Dataset.from_tensor_slices(batches(0, 1, SHARED_BATCH))
 
 
 def _assert_same(ours, expected):
