@@ -15,6 +15,9 @@ HEADS.add("subcenter", "facetrain.layers.cosine:SubCenterCosineDense", "cosines 
 HEADS.add(
     "partial", "facetrain.layers.partial:PartialCosineDense", "Partial FC: trains against a sample of the classes"
 )
+HEADS.add(
+    "sharded", "facetrain.layers.sharded:ShardedCosineDense", "Partial FC whose classes are divided among Horovod ranks"
+)
 
 
 def get(spec: Any = "cosine", **defaults: Any) -> Any:
@@ -22,18 +25,20 @@ def get(spec: Any = "cosine", **defaults: Any) -> Any:
 
     Args:
         spec: ``"cosine"``, ``{"name": "cosine", ...}``, or a layer from [B, D] to cosines [B, C].
-        **defaults: arguments that ``spec`` may override, e.g. ``num_classes=10000``; a ``seed`` is for heads that draw.
+        **defaults: arguments that ``spec`` may override, e.g. ``num_classes=10000``; a ``seed`` is for heads that draw,
+            ``collectives`` for those that are divided among processes.
     Raises:
         InputError: for an unknown name or argument, a refused value, or something that is no layer.
     """
-    if "seed" in defaults and not _draws(spec):
-        del defaults["seed"]
+    for key in {"seed", "collectives"} & defaults.keys():
+        if not _takes(spec, key):
+            del defaults[key]
     head = HEADS.build(spec, **defaults)
     if not callable(head):
         raise InputError(f"a head must be a name, a mapping with a 'name' or a layer, received {spec!r}")
     return head
 
 
-def _draws(spec: Any) -> bool:
+def _takes(spec: Any, argument: str) -> bool:
     name = spec.get("name") if isinstance(spec, Mapping) else spec
-    return isinstance(name, str) and "seed" in inspect.signature(HEADS.get(name)).parameters
+    return isinstance(name, str) and argument in inspect.signature(HEADS.get(name)).parameters

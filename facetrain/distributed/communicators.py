@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from facetrain.collectives import Collectives
+
 
 class Communicator:
     """Collective operations among ``world`` processes; this one is for a process on its own.
@@ -18,11 +20,14 @@ class Communicator:
         rank: number of this process, from 0.
         world: number of processes.
         local_rank: number of this process among those of its host.
+        collectives: with gradients, for layers and losses in a train step; like ``gather_in_step`` only of ranks that
+            TensorFlow knows nothing of.
     """
 
     rank = 0
     world = 1
     local_rank = 0
+    collectives = Collectives()
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
         """Gives the variables of all ranks the values of rank 0."""

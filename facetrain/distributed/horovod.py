@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from facetrain.collectives import Collectives
 from facetrain.distributed.communicators import Communicator
 from facetrain.errors import InputError
 
@@ -32,6 +33,36 @@ def import_horovod() -> ModuleType:
     except ImportError as error:  # also raised where its library does not fit this TensorFlow
         raise InputError(f"Horovod cannot be loaded ({error}): install it with `{INSTALL_COMMAND}`") from error
     return hvd
+
+
+class HorovodCollectives(Collectives):
+    """Operations over all ranks inside a training step.
+
+    Names, by which Horovod finds what belongs together, are those of the graph, which is the same on all ranks.
+
+    Args:
+        hvd: ``horovod.tensorflow``, initialised.
+    """
+
+    def __init__(self, hvd: ModuleType):
+        self._hvd = hvd
+        self.rank, self.world = hvd.rank(), hvd.size()
+
+    def gather_values(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Returns the tensors of all ranks joined along axis 0."""
+        return self._hvd.allgather(tensor)
+
+    def sum_values(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Returns the sum over ranks."""
+        return self._hvd.allreduce(tensor, op=self._hvd.Sum)
+
+    def max_values(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Returns the elementwise maximum over ranks."""
+        return self._hvd.allreduce(tensor, op=self._hvd.Max)
+
+    def from_rank(self, array: np.ndarray, rank: int) -> np.ndarray:
+        """Returns the array of one rank."""
+        return self._hvd.broadcast(tf.convert_to_tensor(array), root_rank=rank).numpy()
 
 
 class Horovod(Communicator):
@@ -57,6 +88,7 @@ class Horovod(Communicator):
         self.rank = self._hvd.rank()
         self.world = self._hvd.size()
         self.local_rank = self._hvd.local_rank()
+        self.collectives = HorovodCollectives(self._hvd) if self.world > 1 else Collectives()
         self._take_gpu()
 
     def _take_gpu(self) -> None:
@@ -126,8 +158,15 @@ class Horovod(Communicator):
 
     def _average_gradients(self, grads_and_vars: Any) -> list[tuple[Any, tf.Variable]]:
         present = [(gradient, variable) for gradient, variable in grads_and_vars if gradient is not None]
-        averaged = self._average([gradient for gradient, _ in present])
-        return [(gradient, variable) for gradient, (_, variable) in zip(averaged, present)]
+        # To the mean of the gradient of a shard, which one rank alone has, the others add nothing.
+        local = {number: self._divided(g) for number, (g, v) in enumerate(present) if hasattr(v, "shard")}
+        averaged = iter(self._average([g for number, (g, _) in enumerate(present) if number not in local]))
+        return [(local[number] if number in local else next(averaged), v) for number, (_, v) in enumerate(present)]
+
+    def _divided(self, gradient: Any) -> Any:
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.IndexedSlices(gradient.values / self.world, gradient.indices, gradient.dense_shape)
+        return gradient / self.world
 
     def _average(self, gradients: Sequence[Any]) -> list[Any]:
         averaged: list[Any] = [None] * len(gradients)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from facetrain.collectives import Collectives
 from facetrain.distributed.communicators import Communicator, MultiWorker
 from facetrain.distributed.horovod import Horovod, launched_by_horovodrun
 from facetrain.errors import InputError, did_you_mean
@@ -104,7 +105,10 @@ class Runtime:
         return self.communicator.connect(optimizer)
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        """Gives the variables of all ranks the values of the chief; strategies do that when they create them."""
+        """Gives the variables of all ranks the values of the chief; strategies do that when they create them.
+
+        A shard, which has the attribute ``shard``, is each rank's own, and so are its slots: leave them out.
+        """
         self.communicator.broadcast(variables)
 
     def all_mean(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -123,6 +127,11 @@ class Runtime:
         Replicas of a strategy, also those of several workers, gather through their replica context.
         """
         return self.communicator.gather_in_step(tensor)
+
+    @property
+    def collectives(self) -> Collectives:
+        """Operations over Horovod ranks inside a train step, with gradients."""
+        return self.communicator.collectives
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""

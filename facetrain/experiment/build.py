@@ -20,6 +20,7 @@ from facetrain.experiment.data_safety import check_overlap
 from facetrain.experiment.faces import Faces
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.experiment.plan import Plan
+from facetrain.experiment.sharding import check_sharding
 from facetrain.models import Contract, FaceRecognizer, build_embedding_model
 from facetrain.schedules.durations import resolve_duration
 from facetrain.training import RunDirectory, Trainer, TrainingOptions
@@ -70,7 +71,8 @@ def build_trainer(
 
         return Feed(order, dataset)
 
-    plan = Plan(config, faces.labels, runtime.rank, runtime.world)
+    check_sharding(config, runtime)
+    plan = Plan(config, faces.labels, runtime.rank, runtime.world, runtime.collectives)
     options = _options(config, plan, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []
     check_overlap(config, faces, evaluators)

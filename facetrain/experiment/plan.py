@@ -11,6 +11,7 @@ import numpy as np
 from tensorflow import keras
 
 from facetrain import heads, losses, schedules
+from facetrain.collectives import Collectives
 from facetrain.config import Config, ResolvedStage
 from facetrain.data.sampling import EpochOrder, build_order
 from facetrain.errors import InputError
@@ -24,12 +25,16 @@ class Plan:
         config: the experiment.
         labels: int32 [N], identity of each image.
         rank, world: this process, and how many there are.
+        collectives: how they talk in a step, for a head that is divided among them; None: each has all of it.
     Raises:
         InputError: if data and batch do not allow the order of a stage.
     """
 
-    def __init__(self, config: Config, labels: np.ndarray, rank: int, world: int):
+    def __init__(
+        self, config: Config, labels: np.ndarray, rank: int, world: int, collectives: Collectives | None = None
+    ):
         self._config = config
+        self._collectives = collectives
         self._resolved = config.resolved_stages()
         batch = config.data.batch_size // world
         built: dict[str, EpochOrder] = {}
@@ -107,7 +112,8 @@ class Plan:
         """Returns how to make a stage's head, after everything was refused that would fail in the middle of a run."""
 
         def make() -> keras.layers.Layer:
-            return heads.get(stage.head, num_classes=num_classes, seed=self._config.seed)
+            defaults = {"num_classes": num_classes, "seed": self._config.seed, "collectives": self._collectives}
+            return heads.get(stage.head, **defaults)
 
         samples = getattr(make(), "needs_labels", False)
         key = f"the head of stage {stage.name}"

@@ -30,6 +30,7 @@ _HOME = {
     "Power": "arithmetic",
     "Reduce": "reductions",
     "SeededDropout": "dropout",
+    "ShardedCosineDense": "sharded",
     "Slice": "spatial",
     "SubCenterCosineDense": "cosine",
     "l2_normalize": "cosine",

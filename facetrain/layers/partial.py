@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -30,6 +31,19 @@ class ClassSample(NamedTuple):
     def part(self, rows: slice) -> ClassSample:
         """Returns the same classes with the positions of some examples."""
         return self._replace(positions=self.positions[rows])
+
+    def for_loss(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the outputs of a recogniser as the loss needs them: as they are."""
+        return outputs
+
+    def own(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns those of the losses that belong to this process: all of them."""
+        return values
+
+    def hits(self, outputs: Mapping[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
+        """Returns whether the class with the greatest cosine is that of ``labels`` [B]; boolean [B]."""
+        best = tf.argmax(outputs["logits"], axis=1, output_type=tf.int32)
+        return tf.gather(self.classes, best) == tf.cast(labels, tf.int32)
 
 
 def sample_classes(present: tf.Tensor, num_classes: int, num_sampled: int, seed: tf.Tensor) -> tf.Tensor:

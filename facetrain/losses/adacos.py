@@ -34,6 +34,8 @@ class AdaCos(MarginLoss):
     Raises: InputError if an argument is outside its range, or there are too few classes.
     """
 
+    works_on_shards = False
+
     def __init__(
         self,
         dynamic: bool = True,

@@ -29,6 +29,8 @@ class FaceLoss(keras.losses.Loss, tf.__internal__.tracking.AutoTrackable):
 
     # Types of what `per_example` observes, in order.
     observed_dtypes: tuple[tf.DType, ...] = ()
+    # Whether ``per_example`` understands outputs with "ranks", where each process has the cosines of some classes.
+    works_on_shards = False
 
     def __init__(self, name: str | None = None):
         super().__init__(reduction=keras.losses.Reduction.NONE, name=name or type(self).__name__.lower())

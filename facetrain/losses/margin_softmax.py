@@ -8,61 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from facetrain.kernels import may_be_compiled
 from facetrain.losses.base import FaceLoss, Observed, at_least_float32
 from facetrain.losses.checks import checked, checked_choice, checked_scale
 from facetrain.losses.margins import BACKWARD, BEYOND, combined_margin
-from facetrain.losses.scatter import add_at, put_at
+from facetrain.losses.softmax import cross_entropy, joint_cross_entropy, joint_target, take_target
 from facetrain.serialization import serializable
-
-
-def take_target(cosines: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns ``cosines`` [B, C] itself and its values at ``positions`` [B, 2] as a vector [B].
-
-    The gradient is one addition into the matrix that comes back, where a plain gather would fill and add a second one.
-    """
-    compiled = may_be_compiled()
-
-    @tf.custom_gradient
-    def take(matrix: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor, upstream_target: tf.Tensor) -> tf.Tensor:
-            return add_at(upstream, positions, upstream_target, compiled)
-
-        return (tf.identity(matrix), tf.gather_nd(matrix, positions)), gradient
-
-    return take(cosines)
-
-
-def cross_entropy(
-    cosines: tf.Tensor, target: tf.Tensor, positions: tf.Tensor, scale: tf.Tensor, label_smoothing: float = 0.0
-) -> tf.Tensor:
-    """Returns the softmax cross-entropy [B] of scale * cosines [B, C] with target [B] written at ``positions`` [B, 2].
-
-    Both directions write one new matrix and change its B target entries, in place where ``facetrain.kernels`` allows;
-    the scale, the mean and whatever else multiplies an example's loss are applied to the slopes at once. The scale gets
-    no gradient.
-    """
-    compiled = may_be_compiled()
-
-    @tf.custom_gradient
-    def entropy(matrix: tf.Tensor, values: tf.Tensor) -> Any:
-        old = tf.gather_nd(matrix, positions) * scale
-        logits = put_at(matrix * scale, positions, old, values * scale, compiled)
-        losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=positions[:, 1])
-        if label_smoothing:
-            losses += label_smoothing * (values * scale - tf.reduce_mean(logits, axis=-1))
-            slopes -= label_smoothing / tf.cast(tf.shape(logits)[1], logits.dtype)
-
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            weights = upstream * scale
-            own = tf.gather_nd(slopes, positions)
-            rest = slopes * weights[:, tf.newaxis]  # read by nothing else, so that it is changed in place
-            rest = put_at(rest, positions, own * weights, tf.zeros_like(own), compiled)
-            return rest, (own + label_smoothing) * weights
-
-        return losses, gradient
-
-    return entropy(cosines, target)
 
 
 class MarginLoss(FaceLoss):
@@ -81,9 +31,14 @@ class MarginLoss(FaceLoss):
         name: name of the loss; the class's name in lower case by default.
     Call arguments: labels [B] integers; outputs {"logits": [B, C] cosines, "embedding": [B, D]}, or the cosines. Where
         outputs have "labels", the columns of the cosines are a sample of the classes and these are the labels in it.
+        Where they have "ranks" (``Collectives``), the columns are classes of this rank alone, the rows the examples of
+        all ranks, and a label is -1 where another rank has the class.
     Returns: [B] float32, one loss per example.
     Raises: InputError if an argument is outside its range.
     """
+
+    # Members that look at all other classes at once, as a mean over them, say False.
+    works_on_shards = True
 
     def __init__(
         self,
@@ -175,15 +130,23 @@ class MarginLoss(FaceLoss):
         # A head that saw a sample of the classes says where the labels stand in it.
         labels = tf.cast(tf.reshape(outputs.get("labels", labels), [-1]), tf.int32)
         positions = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
-        cosines, target = take_target(at_least_float32(outputs["logits"]), positions)
+        ranks = outputs.get("ranks")
+        if ranks is None:
+            cosines, target = take_target(at_least_float32(outputs["logits"]), positions)
+        else:  # of each example one rank has the own class
+            positions = tf.boolean_mask(positions, labels >= 0)
+            cosines = at_least_float32(outputs["logits"])
+            target = joint_target(cosines, positions, ranks)
         if self.interclass_filter:
             kept = tf.where(cosines > self.interclass_filter, tf.zeros([], cosines.dtype), cosines)
-            cosines = tf.tensor_scatter_nd_update(kept, positions, tf.stop_gradient(target))
+            own = tf.gather(tf.stop_gradient(target), positions[:, 0])
+            cosines = tf.tensor_scatter_nd_update(kept, positions, own)
         outputs = {**outputs, "logits": cosines, "positions": positions}
         observed = [tf.stop_gradient(value) for value in self.observations(target, outputs)]
         outputs["state"] = observed
         margined, others = self.replaced(cosines, target, outputs)
-        losses = cross_entropy(others, margined, positions, self.current_scale(outputs), self.label_smoothing)
+        arguments = (others, margined, positions, self.current_scale(outputs), self.label_smoothing)
+        losses = cross_entropy(*arguments) if ranks is None else joint_cross_entropy(*arguments, ranks)
         return losses, [tf.cast(value, tf.float32) for value in observed]
 
     def observe(self, observed: Sequence[tf.Tensor]) -> None:

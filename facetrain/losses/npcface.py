@@ -35,6 +35,8 @@ class NPCFace(MarginLoss):
     Raises: InputError if an argument is outside its range.
     """
 
+    works_on_shards = False
+
     def __init__(
         self,
         margin: float = 0.5,

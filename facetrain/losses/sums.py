@@ -67,6 +67,11 @@ class SumLoss(FaceLoss):
         """Those of all losses, in their order."""
         return tuple(dtype for loss in self.losses for dtype in loss.observed_dtypes)
 
+    @property
+    def works_on_shards(self) -> bool:
+        """Whether all losses do."""
+        return all(loss.works_on_shards for loss in self.losses)
+
     def build(self, num_classes: int, embedding_size: int) -> None:
         """Builds all losses."""
         for loss in self.losses:

@@ -37,7 +37,7 @@ class VariableArray:
         if self.nbytes <= BLOCK_BYTES and stop is None:
             yield 0, np.asarray(self)
             return
-        for start, end in _ranges(first, self.shape[0] if stop is None else stop, self.shape, self.dtype):
+        for start, end in row_ranges(first, self.shape[0] if stop is None else stop, self.shape, self.dtype):
             yield start, tf.gather(self.variable, tf.range(start, end)).numpy()
 
 
@@ -59,11 +59,11 @@ class StoredArray:
             data = handle.read()
         return np.asarray(np.frombuffer(data, self.dtype).reshape(self.shape), dtype)
 
-    def blocks(self) -> Iterator[Block]:
-        """Yields (first row, rows) in order."""
+    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[Block]:
+        """Yields (first row, rows) for the rows from ``first`` to ``stop``, in order."""
         with self._open() as (handle, size):
             read_header(handle, size)
-            yield from read_blocks(handle, self.shape, self.dtype)
+            yield from read_blocks(handle, self.shape, self.dtype, first, stop)
 
     def _open(self) -> _Member:
         return _Member(self._path, self._member)
@@ -106,7 +106,7 @@ def write_arrays(path: PathLike, arrays: Mapping[str, AnyArray]) -> None:
 def write_array(handle: Any, array: AnyArray) -> None:
     """Writes one array in NumPy's format to an open binary file."""
     write_header(handle, array.shape, array.dtype)
-    blocks = array.blocks() if isinstance(array, VariableArray) else [(0, np.asarray(array))]
+    blocks = array.blocks() if hasattr(array, "blocks") else [(0, np.asarray(array))]
     for _, block in blocks:
         handle.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
 
@@ -143,7 +143,7 @@ def read_blocks(
     if first:
         handle.seek(first * row_bytes, 1)
     end_of_all = shape[0] if shape else 1
-    for start, end in _ranges(first, end_of_all if stop is None else stop, shape, dtype):
+    for start, end in row_ranges(first, end_of_all if stop is None else stop, shape, dtype):
         block = np.frombuffer(handle.read((end - start) * row_bytes), dtype)
         yield start, block.reshape((end - start, *shape[1:]) if shape else ())
 
@@ -195,7 +195,8 @@ class _Member:
         self._archive.close()
 
 
-def _ranges(first: int, stop: int, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[tuple[int, int]]:
+def row_ranges(first: int, stop: int, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[tuple[int, int]]:
+    """Yields (first, stop) of blocks of at most 16 MB, but at least a row, between two rows of an array."""
     row_bytes = max(1, dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64)))
     step = max(1, BLOCK_BYTES // row_bytes)
     for start in range(first, stop, step):

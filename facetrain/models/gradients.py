@@ -63,9 +63,7 @@ class GradientPass:
             self._none_or(gradient, variable, sample)
             for gradient, variable in zip(tape.gradient(scaled, self.variables), self.variables)
         ]
-        best = tf.argmax(outputs["logits"], axis=1, output_type=tf.int32)
-        best = best if sample is None else tf.gather(sample.classes, best)
-        hits = best == tf.cast(_main_labels(batch), tf.int32)
+        hits = _hits(outputs, _main_labels(batch), sample)
         return Passed(self._unscale(gradients), loss, tf.reduce_mean(tf.cast(hits, tf.float32)), observed)
 
     def _part_by_part(self, batch: Batch) -> Passed:
@@ -125,20 +123,24 @@ class GradientPass:
         self, batch: Batch, outputs: Mapping[str, tf.Tensor], sample: Any
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the loss of each example [B] and what it observed; a mixed one has the mean over its two labels."""
-        losses, observed = self._evaluate(batch["label"], outputs)
+        losses, observed = self._evaluate(batch["label"], outputs, sample)
         if "mix_label" not in batch:
             return losses, observed
         if sample is not None:
             outputs = {**outputs, "labels": sample.positions_of(batch["mix_label"])}
         # Statistics follow the own labels: an image is observed once, whatever it was mixed with.
-        others, _ = self._evaluate(batch["mix_label"], outputs)
+        others, _ = self._evaluate(batch["mix_label"], outputs, sample)
         weights = tf.cast(batch["mix_weight"], losses.dtype)
         return weights * losses + (1 - weights) * others, observed
 
-    def _evaluate(self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _evaluate(
+        self, labels: tf.Tensor, outputs: Mapping[str, tf.Tensor], sample: Any
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         loss = self.recognizer.margin_loss
+        outputs = outputs if sample is None else sample.for_loss(outputs)
         evaluate = getattr(loss, "evaluate", None)
-        return (loss(labels, outputs), []) if evaluate is None else evaluate(labels, outputs)
+        losses, observed = (loss(labels, outputs), []) if evaluate is None else evaluate(labels, outputs)
+        return losses if sample is None else sample.own(losses), observed
 
     def _scale(self, loss: tf.Tensor) -> tf.Tensor:
         scaler = getattr(self.recognizer.optimizer, "get_scaled_loss", None)
@@ -152,6 +154,13 @@ class GradientPass:
 def labels_of(batch: Batch) -> tf.Tensor:
     """Returns all labels that the loss of a batch asks for: the own ones, and those of what was mixed in."""
     return tf.concat([batch[name] for name in ("label", "mix_label") if name in batch], axis=0)
+
+
+def _hits(outputs: Mapping[str, tf.Tensor], labels: tf.Tensor, sample: Any) -> tf.Tensor:
+    """Returns for each example [B] whether its class has the greatest cosine."""
+    if sample is not None:
+        return sample.hits(outputs, labels)
+    return tf.argmax(outputs["logits"], axis=1, output_type=tf.int32) == tf.cast(labels, tf.int32)
 
 
 def _main_labels(batch: Batch) -> tf.Tensor:

@@ -80,14 +80,14 @@ def carry_optimizer(before: Any, after: Any, left_out: Sequence[tf.Variable]) ->
         left_out: model variables whose slots keep their first values: those of the head, old and new.
     """
     without = {variable.name.partition(":")[0] for variable in left_out}
-    kept = [[v for v in optimizer_variables(one) if not _is_slot_of(v, without)] for one in (before, after)]
+    kept = [[v for v in optimizer_variables(one) if not is_slot_of(v, without)] for one in (before, after)]
     if [v.name for v in kept[0]] != [v.name for v in kept[1]]:
         raise ValueError("expected the same optimiser for the same embedding model, received others")
     for old, new in zip(*kept):
         new.assign(old.read_value())
 
 
-def _is_slot_of(variable: tf.Variable, names: set[str]) -> bool:
+def is_slot_of(variable: tf.Variable, names: set[str]) -> bool:
     """Whether an optimiser's variable is a slot of one of these; Keras puts the slot's name first, Addons last."""
     name = variable.name.partition(":")[0]
     return name.partition("/")[2] in names or name.rpartition("/")[0] in names

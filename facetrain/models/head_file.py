@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_folder, sha256_file, write_json
-from facetrain.models.array_file import VariableArray, assign, read_blocks, read_header, write_header
+from facetrain.layers.sharded import shard_bounds
+from facetrain.models.array_file import read_blocks, read_header, write_header
+from facetrain.models.shards import array_of, assign_whole, whole_shape
 
 HEAD_FILE = "head.json"
 FORMAT = 1
@@ -25,7 +27,8 @@ def save_head(
 ) -> None:
     """Writes the centres of a head into ``folder``, which appears as a whole or not at all.
 
-    Rows are read and written in blocks: centres of any size need a few times 16 MB more.
+    Rows are read and written in blocks: centres of any size need a few times 16 MB more. Where processes share the
+    classes, one calls this and the others ``take_part([head.centres])``.
 
     Args:
         head: a built head with ``centres`` [C, D] or [C, k, D].
@@ -36,7 +39,7 @@ def save_head(
     Raises:
         InputError: if the number of shards is not in 1..C, identities are not C, or centres are not float32.
     """
-    centres = VariableArray(head.centres)
+    centres = array_of(head.centres)
     num_classes = centres.shape[0]
     if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= num_classes:
         raise InputError(f"shards must be in 1..{num_classes}, the number of classes, received {shards!r}")
@@ -65,7 +68,8 @@ def save_head(
 def load_head(head: tf.keras.layers.Layer, folder: PathLike, identities: Sequence[str] | None = None) -> None:
     """Fills the centres of a built head from a folder that ``save_head`` wrote, with any number of shards.
 
-    A partial head is filled in blocks of rows; the centres of others are put together in memory once.
+    A partial head is filled in blocks of rows; the centres of others are put together in memory once. A sharded head
+    takes its own rows.
 
     Args:
         head: a built head of the same sizes.
@@ -76,7 +80,7 @@ def load_head(head: tf.keras.layers.Layer, folder: PathLike, identities: Sequenc
             before.
     """
     stored = HeadFile(folder)
-    wanted, found = tuple(head.centres.shape), stored.shape
+    wanted, found = whole_shape(head.centres), stored.shape
     if wanted != found:
         raise InputError(
             f"{folder}: holds centres {list(found)}, but this head has {list(wanted)}; give the head of it"
@@ -84,7 +88,7 @@ def load_head(head: tf.keras.layers.Layer, folder: PathLike, identities: Sequenc
     if identities is not None:
         stored.check_identities(identities)
     stored.check_digests()
-    assign(head.centres, stored)
+    assign_whole(head.centres, stored)
 
 
 class HeadFile:
@@ -211,9 +215,7 @@ class HeadFile:
 
 def shard_ranges(num_classes: int, shards: int) -> list[tuple[int, int]]:
     """Returns (first, end) of the classes of each shard, as even as can be, the larger ones first."""
-    size, larger = divmod(num_classes, shards)
-    starts = [number * size + min(number, larger) for number in range(shards + 1)]
-    return list(zip(starts, starts[1:]))
+    return [shard_bounds(num_classes, number, shards) for number in range(shards)]
 
 
 def _shard_name(number: int, shards: int) -> str:

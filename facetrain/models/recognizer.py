@@ -16,6 +16,7 @@ from facetrain.images import scale_pixels
 from facetrain.models.averaging import SnapshotAverage, WeightAverage
 from facetrain.models.gradients import GradientPass, Passed, labels_of
 from facetrain.models.head_change import carry_centres, carry_optimizer
+from facetrain.models.shards import mark_slots, refuse_impossible_sharding, refuse_loss
 from facetrain.models.sharpness import sharpness_aware
 
 
@@ -31,7 +32,7 @@ class FaceRecognizer(keras.Model):
         head: layer from embeddings [B, D] to cosines [B, C]. One that declares ``needs_labels = True`` has a method
             ``sample(labels, step, present)``; it is drawn once a step, and training calls ``head(embeddings,
             sample=sample)``, which returns {"logits": [B, S], "labels": [B] positions}. All its trainable variables
-            have the class as their first axis.
+            have the class as their first axis. What a sample must offer, ``ClassSample`` does.
         scaling: name of the pixel scaling applied to the images on their way in.
     Call arguments: images [B, S, S, 3], pixels 0..255, uint8 or float.
     Returns: ``{"logits": [B, C] float32 cosines, "embedding": [B, D] float32}``.
@@ -71,7 +72,7 @@ class FaceRecognizer(keras.Model):
         embeddings = self.embedding_model(scale_pixels(images, self.scaling), training=training)
         if sample is None:
             return {"logits": self.head(embeddings), "embedding": embeddings}
-        return {**self.head(embeddings, sample=sample), "embedding": embeddings}
+        return {"embedding": embeddings, **self.head(embeddings, sample=sample)}
 
     def compile(  # noqa: D417 - Keras' own arguments are Keras' to describe
         self,
@@ -107,6 +108,7 @@ class FaceRecognizer(keras.Model):
             raise ValueError(f"sam_rho must be above 0, received {sam_rho}")
         optimizer = self._with_loss_scaling(optimizer)
         _refuse_impossible_sampling(self.head, kwargs.get("jit_compile"), sam_rho)
+        refuse_impossible_sharding(self.head, optimizer, gather_labels)
         super().compile(optimizer=optimizer, **kwargs)
         self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
@@ -117,6 +119,7 @@ class FaceRecognizer(keras.Model):
         if swa:
             self.average = SnapshotAverage(self.embedding_model, *swa)
         optimizer.build(self.updated_variables())
+        mark_slots(optimizer, self.head.trainable_variables)
 
     def set_stage(self, loss: keras.losses.Loss, frozen: Sequence[str] = ()) -> None:
         """Replaces the loss and the frozen part; the next `fit` traces a new train step.
@@ -140,6 +143,7 @@ class FaceRecognizer(keras.Model):
         """
         optimizer = self._with_loss_scaling(optimizer)
         _refuse_impossible_sampling(head, self.jit_compile, self._sam_rho)
+        refuse_impossible_sharding(head, optimizer, self._gather_labels)
         before = self.head
         with self.distribute_strategy.scope():
             head.build(self.embedding_model.output_shape)
@@ -147,6 +151,7 @@ class FaceRecognizer(keras.Model):
             frozen, self._frozen, self.head = self._frozen, (), head
             optimizer.build(self.updated_variables())
             self._frozen = frozen
+            mark_slots(optimizer, head.trainable_variables)
             carry_optimizer(self.optimizer, optimizer, [*before.trainable_variables, *head.trainable_variables])
         self.optimizer = optimizer
         self.train_function = None
@@ -158,6 +163,7 @@ class FaceRecognizer(keras.Model):
 
     def _take_loss(self, loss: keras.losses.Loss) -> None:
         """Takes a loss, and lets it create what depends on the sizes of the model where the model's variables are."""
+        refuse_loss(self.head, loss)
         if hasattr(loss, "build"):
             num_classes = getattr(self.head, "num_classes", None)
             if num_classes is None:

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.errors import InputError
-from facetrain.models.array_file import VariableArray, assign
+from facetrain.models.array_file import VariableArray
 from facetrain.models.head_change import optimizer_variables
 from facetrain.models.precision import LOSS_SCALING_VARIABLES
 from facetrain.models.recognizer import FaceRecognizer
+from facetrain.models.shards import ShardArray, array_of, assign_whole, whole_shape
 
 _LOSS_SCALING = {f"optimizer/{name}" for name in LOSS_SCALING_VARIABLES}
 logger = logging.getLogger(__name__)
@@ -37,13 +38,18 @@ def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
 
 
 def read_state(recognizer: FaceRecognizer) -> dict[str, np.ndarray]:
-    """Returns the values of ``named_variables`` as arrays."""
-    return {name: variable.numpy() for name, variable in named_variables(recognizer).items()}
+    """Returns the values of ``named_variables`` as arrays; of a sharded head all rows, for which all ranks call it."""
+    return {name: np.asarray(array) for name, array in stream_state(recognizer).items()}
 
 
-def stream_state(recognizer: FaceRecognizer) -> dict[str, VariableArray]:
+def stream_state(recognizer: FaceRecognizer) -> dict[str, VariableArray | ShardArray]:
     """As ``read_state``, but each value is read only when it is used, and large ones in blocks of rows."""
-    return {name: VariableArray(variable) for name, variable in named_variables(recognizer).items()}
+    return {name: array_of(variable) for name, variable in named_variables(recognizer).items()}
+
+
+def common_variables(recognizer: FaceRecognizer) -> list[tf.Variable]:
+    """Returns what is the same on all ranks: ``named_variables`` without the shards that each has for itself."""
+    return [variable for variable in named_variables(recognizer).values() if not hasattr(variable, "shard")]
 
 
 def write_state(recognizer: FaceRecognizer, arrays: Mapping[str, Any], origin: str) -> None:
@@ -110,12 +116,12 @@ def _write(variables: Mapping[str, tf.Variable], arrays: Mapping[str, Any], expe
     problems = [f"{name} is missing" for name in variables if name not in arrays]
     problems += [f"{name} is not part of this model" for name in arrays if name not in variables]
     problems += [
-        f"{name} has shape {tuple(arrays[name].shape)}, the model has {tuple(variable.shape)}"
+        f"{name} has shape {tuple(arrays[name].shape)}, the model has {whole_shape(variable)}"
         for name, variable in variables.items()
-        if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape)
+        if name in arrays and tuple(arrays[name].shape) != whole_shape(variable)
     ]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise InputError(f"{expected}, but {problems[0]}{more}; it belongs to another model")
     for name, variable in variables.items():
-        assign(variable, arrays[name])
+        assign_whole(variable, arrays[name])

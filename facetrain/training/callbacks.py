@@ -146,6 +146,25 @@ class Evaluation(RunCallback):
             self._save_best(numbers)
 
 
+class WhenDue(RunCallback):
+    """Does something after the updates at which it is due.
+
+    Args:
+        state: the run's clock.
+        due: tells whether to do it at a step.
+        act: what to do.
+    """
+
+    def __init__(self, state: RunState, due: Callable[[int], bool], act: Callable[[], None]):
+        super().__init__(state)
+        self._due, self._act = due, act
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Does it if due."""
+        if self._due(self.state.step):
+            self._act()
+
+
 class MetricsWriter(RunCallback):
     """Writes a row of numbers every ``every`` steps, whenever something was evaluated, and where a stage ends."""
 

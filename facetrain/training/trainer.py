@@ -19,7 +19,8 @@ from facetrain.models.contract import Contract
 from facetrain.models.embedding_model import embedding_function, save_embedding_model
 from facetrain.models.head_file import save_head
 from facetrain.models.recognizer import FaceRecognizer
-from facetrain.models.weights import named_variables, stream_state, write_state
+from facetrain.models.shards import is_sharded, take_part
+from facetrain.models.weights import common_variables, named_variables, stream_state, write_state
 from facetrain.training import callbacks
 from facetrain.training.checkpoints import Checkpoint, CheckpointStore
 from facetrain.training.display import Display
@@ -76,6 +77,7 @@ class Trainer:
         self.store = CheckpointStore(run.checkpoints, options.keep_checkpoints)
         total = first_steps(self.stages)[-1]
         self.state = RunState(options.steps_per_epoch, total, global_batch, timeline=timeline_of(self.stages))
+        self._head_is_wanted = False
         self._embed = embedding_function(recognizer.embedding_model, contract.scaling)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -100,7 +102,7 @@ class Trainer:
         log = self._open_log()
         display = Display(self.options.show_progress and self.runtime.is_chief)
         display.open(self.state)
-        self.runtime.broadcast(list(named_variables(self.recognizer).values()))
+        self.runtime.broadcast(common_variables(self.recognizer))
         try:
             with catch_interrupts() as interrupt:
                 hooks = self._callbacks(log, display, interrupt)
@@ -114,6 +116,8 @@ class Trainer:
                 log.close()
         if self.state.best is None and self.runtime.is_chief:
             self._save_best({})
+        if self.state.finished:
+            self._save_sharded_head()
         return self.state
 
     def _fit_segment(self, segment: Segment, hooks: list[callbacks.RunCallback]) -> None:
@@ -178,6 +182,7 @@ class Trainer:
             ),
             switch,
             callbacks.Evaluation(state, evaluates, self._evaluate, watched, self._save_best),
+            callbacks.WhenDue(state, evaluates, self._save_sharded_head),
             callbacks.MetricsWriter(state, options.log_every, evaluates, self.schedule, switch.at, log, display),
             callbacks.CheckpointWriter(state, saves, self._save_checkpoint, interrupted),
         ]
@@ -207,7 +212,10 @@ class Trainer:
                 threshold_far=numbers.get(f"{name}/threshold_far"),
                 threshold_set=name,
             )
-        self._save_head()
+        if is_sharded(self.recognizer.head):
+            self._head_is_wanted = True
+        else:
+            self._save_head()
         with self.recognizer.averaged_weights():
             save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)
 
@@ -219,10 +227,23 @@ class Trainer:
         names = read_label_map(self.run.label_map).names if self.run.label_map.is_file() else None
         save_head(head, self.run.head, identities=names)
 
+    def _save_sharded_head(self) -> None:
+        """Writes the centres of all ranks, if the chief has a new best model: only the chief knows whether it has."""
+        head = self.recognizer.head
+        if not is_sharded(head) or not self.runtime.all_mean({"wanted": float(self._head_is_wanted)})["wanted"]:
+            return
+        self._head_is_wanted = False
+        if self.runtime.is_chief:
+            self._save_head()
+        else:
+            take_part([head.centres])
+
     def _save_checkpoint(self) -> None:
         self._sync_statistics()
         if self.runtime.is_chief:
             self.store.save(self.state.step, stream_state(self.recognizer), {"run": self.state.to_dict()})
+        else:
+            take_part(named_variables(self.recognizer).values())
 
     def _open_log(self) -> MetricsLog | None:
         if not self.runtime.is_chief:
