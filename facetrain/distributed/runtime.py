@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.collectives import Collectives
-from facetrain.distributed.communicators import Communicator, MultiWorker
+from facetrain.distributed.communicators import Communicator, MultiWorker, own_copies
 from facetrain.distributed.horovod import Horovod, launched_by_horovodrun
 from facetrain.errors import InputError, did_you_mean
 
@@ -153,7 +153,7 @@ class Runtime:
             return 0
         statistics = [v for v in model.non_trainable_variables if v.name.partition(":")[0].endswith(_MOVING_STATISTICS)]
         statistics += list(others)
-        values = [variable.read_value() for variable in statistics]
+        values = [np.mean([copy.numpy() for copy in own_copies(variable)], axis=0) for variable in statistics]
         for variable, value in zip(statistics, self.communicator.mean(values)):
             variable.assign(value)
         return len(statistics)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from facetrain.distributed.communicators import own_copies
+
 
 def readable(variable: tf.Variable) -> tf.Variable:
     """Returns the variable, of several workers' strategy the copy of the first replica of this process.
@@ -20,7 +22,7 @@ def readable(variable: tf.Variable) -> tf.Variable:
     if isinstance(variable, tf.distribute.DistributedValues) and isinstance(
         strategy, tf.distribute.MultiWorkerMirroredStrategy
     ):
-        return variable.values[0]
+        return own_copies(variable)[0]
     return variable
 
 
