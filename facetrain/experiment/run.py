@@ -88,7 +88,8 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     runtime = build.build_runtime(config)
     faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
     trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
-    data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
+    if runtime.is_chief:
+        data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
     checkpoint = trainer.store.latest()
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -127,7 +128,7 @@ def _finish(trainer: Any, show_progress: bool) -> dict[str, Any]:
 
 
 def _fit_and_report(trainer: Any, show_progress: bool) -> dict[str, Any]:
-    from facetrain.experiment.reports import write_run_report
+    from facetrain.experiment.reports import report_of_training
 
     state = trainer.fit()
     summary: dict[str, Any] = {
@@ -136,6 +137,4 @@ def _fit_and_report(trainer: Any, show_progress: bool) -> dict[str, Any]:
         "steps": state.step,
         "best_step": state.best_step,
     }
-    if trainer.runtime.is_chief:
-        summary.update(write_run_report(trainer.run.path, trainer.evaluators, show_progress))
-    return summary
+    return {**summary, **report_of_training(trainer, show_progress)}

@@ -166,7 +166,18 @@ class WhenDue(RunCallback):
 
 
 class MetricsWriter(RunCallback):
-    """Writes a row of numbers every ``every`` steps, whenever something was evaluated, and where a stage ends."""
+    """Writes a row of numbers every ``every`` steps, whenever something was evaluated, and where a stage ends.
+
+    Args:
+        state: the run's clock.
+        every: updates between rows.
+        evaluated: tells whether something was evaluated at a step.
+        schedule: learning rate by number of updates made.
+        stage: the stage of the update that follows a number of updates.
+        mean: returns the means over ranks of numbers; called on every rank.
+        log: where rows are written, on the chief.
+        display: shows them.
+    """
 
     def __init__(
         self,
@@ -175,12 +186,13 @@ class MetricsWriter(RunCallback):
         evaluated: Callable[[int], bool],
         schedule: Callable[[int], Any],
         stage: Callable[[int], Stage],
+        mean: Callable[[dict[str, float]], dict[str, float]],
         log: MetricsLog | None,
         display: Display,
     ):
         super().__init__(state)
         self._every, self._evaluated, self._schedule, self._stage = every, evaluated, schedule, stage
-        self._log, self._display = log, display
+        self._mean, self._log, self._display = mean, log, display
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a row if it is time to."""
@@ -188,11 +200,12 @@ class MetricsWriter(RunCallback):
         stage = self._stage(step - 1)
         if not evaluated and step % self._every and stage is self._stage(step):
             return
+        means = self._mean({"loss": float(logs["loss"]), "train_accuracy": float(logs["accuracy"])})
         row: dict[str, Any] = {
             "stage": stage.name,
             "epoch": round(self.state.timeline.epochs(step), 4),
-            "loss": float(logs["loss"]),
-            "train_accuracy": float(logs["accuracy"]),
+            "loss": means["loss"],
+            "train_accuracy": means["train_accuracy"],
             "learning_rate": float(self._schedule(step - 1)),
         }
         if hasattr(self.model.margin_loss, "scale"):
