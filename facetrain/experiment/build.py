@@ -24,6 +24,7 @@ from facetrain.experiment.plan import Plan
 from facetrain.experiment.sharding import check_sharding
 from facetrain.layers.synced_norm import synchronise
 from facetrain.models import Contract, FaceRecognizer, build_embedding_model
+from facetrain.progress import say
 from facetrain.schedules.durations import resolve_duration
 from facetrain.training import RunDirectory, Trainer, TrainingOptions
 from facetrain.training.options import Every
@@ -93,6 +94,8 @@ def build_trainer(
         return Feed(order, dataset)
 
     check_sharding(config, runtime)
+    if show_progress and runtime.is_chief:
+        say(describe_division(config, runtime), show_progress)
     plan = Plan(config, faces.labels, runtime.rank, runtime.world, runtime.collectives)
     options = _options(config, plan, show_progress)
     evaluators = build_evaluators(config) if runtime.is_chief else []

@@ -57,7 +57,6 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         with run.explaining_full_disk():
             run.create(dump_yaml(config), manifest)
             data_safety.save_label_map(run, faces)
-        say(build.describe_division(config, runtime), show_progress)
         for rate in rates:
             say(rate.describe(), show_progress)
     return {**started, **_finish(trainer, show_progress)}
@@ -103,7 +102,6 @@ def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[s
         trainer.restore(checkpoint)
     elif config.init is not None:
         start_from(trainer, config, faces, read_label_map(run.label_map).names, show_progress)
-    say(build.describe_division(config, runtime), show_progress and runtime.is_chief)
     return _finish(trainer, show_progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -10,13 +11,11 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from facetrain.distributed.hosts import free_ports
 from facetrain.distributed.launch import find_horovodrun
 from facetrain.distributed.process_tree import descendants, ranks_of
-from facetrain.training.checkpoints import CheckpointStore
 from tests.integration.commands import SMOKE, TINY, assignments, environment, facetrain, last_json, train_arguments
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -108,25 +107,30 @@ def test_ranks_are_stopped_gone_on_with_and_killed(tmp_path, horovodrun):
     assert last_json(done)["processes"][0]["argv"][-1] == "runtime.kind=single"
 
 
-def rank_of(pid):
+def variables_of(pid):
     with open(f"/proc/{pid}/environ", "rb") as file:
-        return int(dict(part.partition(b"=")[::2] for part in file.read().split(b"\0"))[b"HOROVOD_RANK"])
+        return file.read()
 
 
-def test_two_workers_train_to_the_end_and_one_goes_on(tmp_path):
-    arguments = train_arguments(tmp_path / "runs", "two", train__epochs=1, schedule__warmup_steps=2)
+def rank_of(pid):
+    return int(dict(part.partition(b"=")[::2] for part in variables_of(pid).split(b"\0"))[b"HOROVOD_RANK"])
+
+
+def test_a_worker_that_is_killed_ends_the_others(tmp_path):
+    arguments = train_arguments(tmp_path / "runs", "two", train__epochs=400)
     launched = Launched(tmp_path, "-s", "multiworker", "-n", "2", "--json", "--", *arguments)
-    assert launched.end() == 0, "".join(launched.errors)
-    assert '"codes": {"0": 0, "1": 0}' in launched.output[-1]
+    launched.wait_until(lambda: "global batch" in "".join(launched.errors))
     text = "".join(launched.errors)
     assert "[0] multiworker: 2 processes x 1 devices; global batch 16 = 2 x 8; 1 threads each" in text
-    assert steps(tmp_path) == 6
-    alone = facetrain(
-        "train", "--resume", tmp_path / "runs" / "two", "--set", "runtime.kind=single", "--json", cache=tmp_path
-    )
-    assert last_json(alone)["steps"] == 6
-    arrays = CheckpointStore(tmp_path / "runs" / "two" / "checkpoints").latest().arrays
-    assert all(np.isfinite(value).all() for value in arrays.values())
+    (second,) = [pid for pid in descendants(launched.process.pid) if b'"index": 1' in variables_of(pid)]
+    os.kill(second, signal.SIGKILL)
+    begin = time.monotonic()
+    assert launched.end() == 1, "".join(launched.errors)
+    assert time.monotonic() - begin < 60
+    text = "".join(launched.errors)
+    assert "error: rank 1 on localhost:" in text and "was killed by SIGKILL; the other ranks were ended" in text
+    result = json.loads(launched.output[-1])
+    assert result["failed"]["rank"] == 1 and result["codes"]["1"] == -9 and set(result["codes"]) == {"0", "1"}
 
 
 def test_a_rank_with_another_config_is_named_and_nothing_is_written(tmp_path, horovodrun):
