@@ -23,6 +23,7 @@ from facetrain.cli import (
     doctor,
     evaluate,
     export,
+    launch,
     profile,
     report,
     show,
@@ -40,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train.train)
+app.command()(launch.launch)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(align.align)

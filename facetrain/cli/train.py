@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import typer
 
@@ -32,22 +32,16 @@ def train(
     from facetrain import experiment
 
     if resume is not None:
-        if config is not None or assignments or name is not None or init is not None:
+        moved = all(assignment.startswith("runtime.") for assignment in assignments or [])
+        if config is not None or not moved or name is not None or init is not None:
             raise InputError(
-                "a resumed run goes on with its own config: give --resume RUN without a config file, --set, --name or "
-                "--init"
+                "a resumed run goes on with its own config: give --resume RUN without a config file, --set (but of "
+                "runtime, as runtime.kind=single), --name or --init"
             )
         with _hint_at_resuming(resume):
-            summary = experiment.resume(resume, show_progress=True)
+            summary = experiment.resume(resume, show_progress=True, overrides=assignments or ())
     else:
-        if config is None:
-            raise InputError("give a config file (facetrain train configs/x.yaml), or --resume RUN to go on with a run")
-        from facetrain.config import load_config
-
-        # Quoted, for a name such as 2024 is text.
-        texts = [(key, value) for key, value in (("name", name), ("init.from", init)) if value is not None]
-        quoted = ["{}='{}'".format(key, str(value).replace("'", "''")) for key, value in texts]
-        loaded = load_config(config, [*(assignments or []), *quoted])
+        loaded = read_config(config, assignments, name, init)
         with _hint_at_resuming(Path(loaded.train.runs_dir) / loaded.name):
             summary = experiment.train(loaded, show_progress=True)
     if as_json:
@@ -58,6 +52,24 @@ def train(
     if results:
         print_text("")
         print_verification(results)
+
+
+def read_config(
+    config: Optional[Path], assignments: Optional[list[str]], name: Optional[str], init: Optional[Path], *more: str
+) -> Any:
+    """Returns the config that the arguments of ``train`` describe, with ``more`` assignments after them.
+
+    Raises:
+        InputError: if there is no file, or its content is refused.
+    """
+    from facetrain.config import load_config
+
+    if config is None:
+        raise InputError("give a config file (facetrain train configs/x.yaml), or --resume RUN to go on with a run")
+    # Quoted, for a name such as 2024 is text.
+    texts = [(key, value) for key, value in (("name", name), ("init.from", init)) if value is not None]
+    quoted = ["{}='{}'".format(key, str(value).replace("'", "''")) for key, value in texts]
+    return load_config(config, [*(assignments or []), *more, *quoted])
 
 
 @contextmanager

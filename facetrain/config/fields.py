@@ -53,6 +53,12 @@ def _check_duration(value: Any) -> Any:
     return value
 
 
+def _check_threads(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"expected 'auto' or a whole number of at least 1, received {value!r}")
+    return value
+
+
 _NAME_OR_ARGUMENTS = {
     "anyOf": [
         {"type": "string"},
@@ -77,6 +83,11 @@ _DURATION = {
 # The validators return what the field holds, so the inner type accepts it without looking again.
 Spec = Annotated[dict[str, Any], BeforeValidator(_check_spec), WithJsonSchema(_NAME_OR_ARGUMENTS), SpecMarker()]
 SpecPatch = Annotated[dict[str, Any], BeforeValidator(_check_patch), WithJsonSchema(_PATCH), SpecMarker()]
+Threads = Annotated[
+    Union[int, str],
+    BeforeValidator(_check_threads),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
 Duration = Annotated[
     Union[int, float, str, dict[str, Any]],
     BeforeValidator(_check_duration),

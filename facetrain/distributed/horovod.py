@@ -35,6 +35,16 @@ def import_horovod() -> ModuleType:
     return hvd
 
 
+def _environment(hierarchical: bool, fusion_mb: float | None, cycle_ms: float | None) -> dict[str, str]:
+    """Returns the settings that Horovod takes from its environment."""
+    found = {"HOROVOD_HIERARCHICAL_ALLREDUCE": "1"} if hierarchical else {}
+    if fusion_mb is not None:
+        found["HOROVOD_FUSION_THRESHOLD"] = str(int(fusion_mb * 2**20))
+    if cycle_ms is not None:
+        found["HOROVOD_CYCLE_TIME"] = str(cycle_ms)
+    return found
+
+
 class HorovodCollectives(Collectives):
     """Operations over all ranks inside a training step.
 
@@ -74,15 +84,35 @@ class Horovod(Communicator):
         compression: ``"none"``, or ``"fp16"`` to send gradients in half precision.
         gradient_groups: into how many groups of gradients the reduction is bundled; None lets each gradient go as
             soon as it is known, fused by Horovod as its buffer allows.
+        average: ``"mean"``, or ``"adasum"``: where gradients of ranks point the same way, their mean, where they are at
+            right angles, their sum (Maleki et al., MLSys 2021, arXiv 2006.02924). Needs a Horovod with MPI, started by
+            it, and a power of two of ranks; gradients of rows (of embedding tables, sampled heads) are refused.
+        hierarchical: average first within hosts, then among them; needs a Horovod with MPI and NCCL, started by MPI.
+        fusion_mb: size of the buffer in which small gradients are sent together; 0 sends each alone, None leaves it
+            to Horovod (128 MB).
+        cycle_ms: how long Horovod waits for more gradients to send together; None leaves it to Horovod (1 ms).
     """
 
-    def __init__(self, compression: str = "none", gradient_groups: int | None = None):
+    def __init__(
+        self,
+        compression: str = "none",
+        gradient_groups: int | None = None,
+        average: str = "mean",
+        hierarchical: bool = False,
+        fusion_mb: float | None = None,
+        cycle_ms: float | None = None,
+    ):
         if compression not in ("none", "fp16"):
             raise InputError(f"Horovod compression must be 'none' or 'fp16', received {compression!r}")
         if gradient_groups is not None and gradient_groups < 1:
             raise InputError(f"gradient_groups must be at least 1 or absent, received {gradient_groups!r}")
+        if average not in ("mean", "adasum"):
+            raise InputError(f"Horovod's average must be 'mean' or 'adasum', received {average!r}")
         self._hvd = import_horovod()
+        os.environ.update(_environment(hierarchical, fusion_mb, cycle_ms))  # Horovod reads it when it starts
         self._hvd.init()
+        self._refuse_missing_parts(average, hierarchical)
+        self._op = self._hvd.Adasum if average == "adasum" else self._hvd.Average
         self._compression = getattr(self._hvd.Compression, compression)
         self._groups = gradient_groups
         self.rank = self._hvd.rank()
@@ -105,6 +135,24 @@ class Horovod(Communicator):
             return  # a second runtime in this process: devices are fixed once they were used
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
+
+    def _refuse_missing_parts(self, average: str, hierarchical: bool) -> None:
+        """Refuses what the operations of Gloo do not have: asked for, it would fail late or be passed over."""
+        hvd = self._hvd
+        if hvd.size() == 1:
+            return
+        if average == "adasum" and not (hvd.mpi_built() and hvd.mpi_enabled()):
+            raise InputError(
+                "runtime.average: 'adasum' needs a Horovod that is built with MPI and started by mpirun, this one uses "
+                "Gloo: set it to 'mean'"
+            )
+        if average == "adasum" and hvd.size() & (hvd.size() - 1):
+            raise InputError(f"runtime.average: 'adasum' needs 2, 4, 8, ... ranks, received {hvd.size()}")
+        if hierarchical and not (hvd.mpi_built() and hvd.mpi_enabled() and hvd.nccl_built()):
+            raise InputError(
+                "runtime.hierarchical: needs a Horovod that is built with MPI and NCCL and started by mpirun; this one "
+                "is not, and would average as before: set it to false"
+            )
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
         """Gives the variables of all ranks the values of rank 0."""
@@ -173,6 +221,11 @@ class Horovod(Communicator):
         dense = []
         for number, gradient in enumerate(gradients):
             if isinstance(gradient, tf.IndexedSlices):
+                if self._op == self._hvd.Adasum:
+                    raise InputError(
+                        "runtime.average: 'adasum' takes whole gradients, but one has some rows only, as that of a "
+                        "sampled head: set it to 'mean'"
+                    )
                 averaged[number] = self._average_rows(gradient, f"gradient_{number}")
             else:
                 dense.append(number)
@@ -181,7 +234,7 @@ class Horovod(Communicator):
         return averaged
 
     def _average_dense(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        options = {"op": self._hvd.Average, "compression": self._compression}
+        options = {"op": self._op, "compression": self._compression}
         if self._groups is None:
             # Names must not depend on the tensors, which have none outside a graph.
             return [self._hvd.allreduce(g, name=f"gradient_{i}", **options) for i, g in enumerate(gradients)]

@@ -14,6 +14,7 @@ import tensorflow as tf
 from facetrain.collectives import Collectives
 from facetrain.distributed.communicators import Communicator, MultiWorker, own_copies
 from facetrain.distributed.horovod import Horovod, launched_by_horovodrun
+from facetrain.distributed.threads import use_threads, wanted_threads
 from facetrain.errors import InputError, did_you_mean
 
 KINDS = ("auto", "single", "mirrored", "horovod", "multiworker")
@@ -32,7 +33,12 @@ class Runtime:
         kind: one of ``KINDS`` but ``"auto"``.
         strategy: TensorFlow's strategy of this process.
         communicator: of this process with the others.
+
+    Attributes:
+        threads: number of threads TensorFlow was given within an operation and among them; None: its own choice.
     """
+
+    threads: int | None = None
 
     def __init__(self, kind: str, strategy: tf.distribute.Strategy, communicator: Communicator):
         self.kind = kind
@@ -40,7 +46,9 @@ class Runtime:
         self.communicator = communicator
 
     @classmethod
-    def create(cls, kind: str = "auto", devices: Sequence[str] | None = None, **options: Any) -> Runtime:
+    def create(
+        cls, kind: str = "auto", devices: Sequence[str] | None = None, threads: int | None = None, **options: Any
+    ) -> Runtime:
         """Starts a runtime; to be called once, before TensorFlow uses a device.
 
         Args:
@@ -50,6 +58,8 @@ class Runtime:
                 several GPUs, otherwise single.
             devices: for mirrored, e.g. ``["GPU:0", "GPU:2"]``; by default all GPUs. ``["CPU:0", "CPU:1"]`` splits the
                 CPU.
+            threads: of TensorFlow; None: what ``TF_NUM_INTRAOP_THREADS`` says, else the cores of this host divided
+                among its processes of this training, else TensorFlow's own choice.
             **options: for horovod, see ``Horovod``.
         Raises:
             InputError: if the kind is unknown, contradicts how the process was started, or lacks what it needs.
@@ -57,13 +67,21 @@ class Runtime:
         if kind not in KINDS:
             hint = did_you_mean(kind, KINDS)
             raise InputError(f"runtime kind must be one of {', '.join(KINDS)}, received {kind!r}{hint}")
-        kind = _choose() if kind == "auto" else kind
+        kind = choose_kind() if kind == "auto" else kind
         if kind != "horovod" and launched_by_horovodrun() and int(os.environ.get("HOROVOD_SIZE", "1")) > 1:
             raise InputError(f"runtime kind is {kind!r}, but horovodrun started this process: use 'horovod' or 'auto'")
         if devices is not None and kind != "mirrored":
             raise InputError(f"devices can be chosen for the mirrored runtime only, not for {kind!r}")
         if options and kind != "horovod":
             raise InputError(f"runtime kind {kind!r} takes no options, received {', '.join(sorted(options))}")
+        given = wanted_threads(threads)
+        given = given if given is not None and use_threads(given) else None
+        runtime = cls._create(kind, devices, options)
+        runtime.threads = given
+        return runtime
+
+    @classmethod
+    def _create(cls, kind: str, devices: Sequence[str] | None, options: Mapping[str, Any]) -> Runtime:
         if kind == "mirrored":
             return cls(kind, _mirrored(devices), Communicator())
         if kind == "multiworker":
@@ -186,6 +204,7 @@ class Runtime:
             "rank": self.rank,
             "world": self.world,
             "num_replicas": self.num_replicas,
+            "threads": self.threads,
             "devices": [name.rpartition("device:")[2] for name in names],
         }
 
@@ -213,7 +232,8 @@ def logical_cpu_devices(count: int) -> list[str]:
     return [f"CPU:{number}" for number in range(count)]
 
 
-def _choose() -> str:
+def choose_kind() -> str:
+    """Returns what ``"auto"`` stands for here: how this process was started, and which devices it has."""
     if launched_by_horovodrun():
         return "horovod"
     if os.environ.get("TF_CONFIG"):

@@ -13,15 +13,18 @@ from facetrain.config import Config
 from facetrain.data import augment
 from facetrain.data.pipeline import build_pipeline
 from facetrain.data.sampling import EpochOrder
-from facetrain.distributed.runtime import Runtime
+from facetrain.distributed.runtime import Runtime, choose_kind
 from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
+from facetrain.experiment.agreement import check_agreement
 from facetrain.experiment.data_safety import check_overlap
 from facetrain.experiment.faces import Faces
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.experiment.plan import Plan
 from facetrain.experiment.sharding import check_sharding
+from facetrain.layers.synced_norm import synchronise
 from facetrain.models import Contract, FaceRecognizer, build_embedding_model
+from facetrain.progress import say
 from facetrain.schedules.durations import resolve_duration
 from facetrain.training import RunDirectory, Trainer, TrainingOptions
 from facetrain.training.options import Every
@@ -31,8 +34,15 @@ _EVALUATION_BATCH = 64
 
 
 def build_runtime(config: Config) -> Runtime:
-    """Returns the devices to train on, and refuses a batch that they cannot share."""
-    runtime = Runtime.create(config.runtime.kind, devices=config.runtime.devices)
+    """Returns the devices to train on; refuses ranks that differ, and a batch that they cannot share."""
+    wanted = config.runtime
+    kind = wanted.kind if wanted.kind != "auto" else choose_kind()
+    # With "auto" a setting of one kind is for where that kind is used.
+    devices = wanted.devices if kind == "mirrored" else None
+    options = wanted.horovod_options if kind == "horovod" else {}
+    threads = None if wanted.threads == "auto" else wanted.threads
+    runtime = Runtime.create(kind, devices=devices, threads=threads, **options)
+    check_agreement(config, runtime)
     parts = runtime.world * runtime.num_replicas * config.train.accumulate_steps
     if config.data.batch_size % parts:
         raise InputError(
@@ -41,6 +51,18 @@ def build_runtime(config: Config) -> Runtime:
             f"choose a multiple of {parts}"
         )
     return runtime
+
+
+def describe_division(config: Config, runtime: Runtime) -> str:
+    """Returns how one update is divided among processes and devices, as one line."""
+    batch, replicas = config.data.batch_size, runtime.world * runtime.num_replicas
+    parts = config.train.accumulate_steps
+    share = f"{replicas} x {batch // replicas}" + (f" in {parts} parts" if parts > 1 else "")
+    threads = "TensorFlow's choice of threads" if runtime.threads is None else f"{runtime.threads} threads each"
+    return (
+        f"{runtime.kind}: {runtime.world} processes x {runtime.num_replicas} devices; global batch {batch} = {share}; "
+        f"{threads}"
+    )
 
 
 def build_evaluators(config: Config, runtime: Optional[Runtime] = None) -> list[VerificationEvaluator]:
@@ -85,6 +107,8 @@ def build_trainer(
         return Feed(order, dataset)
 
     check_sharding(config, runtime)
+    if show_progress and runtime.is_chief:
+        say(describe_division(config, runtime), show_progress)
     plan = Plan(config, faces.labels, runtime.rank, runtime.world, runtime.collectives)
     options = _options(config, plan, show_progress)
     evaluators = build_evaluators(config, runtime)
@@ -132,6 +156,8 @@ def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, 
             input_shape=(config.data.size, config.data.size, 3),
             precision=train.precision,
         )
+        if model.sync_batch_norm:
+            _synchronise(embedding_model, config, runtime)
         recognizer = FaceRecognizer(embedding_model, first.head.make_head(), model.scaling)
         recognizer.compile(
             first.head.make_optimizer(),
@@ -145,6 +171,18 @@ def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, 
             jit_compile=train.jit_compile,
         )
     return recognizer
+
+
+def _synchronise(embedding_model: keras.Model, config: Config, runtime: Runtime) -> None:
+    """Lets batch normalisation see the whole batch; on one device it does."""
+    if runtime.world * runtime.num_replicas == 1:
+        return
+    if config.train.jit_compile:
+        raise InputError(
+            "model.sync_batch_norm: XLA cannot compile what devices tell each other within a step: set "
+            "train.jit_compile to false"
+        )
+    synchronise(embedding_model, runtime.collectives)
 
 
 def _swa(config: Config, plan: Plan) -> tuple[int, int] | None:

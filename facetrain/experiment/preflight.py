@@ -20,6 +20,8 @@ from facetrain.losses import LOSSES
 from facetrain.optimizers import OPTIMIZERS
 from facetrain.schedules import SCHEDULES
 
+_SAMPLED_HEADS = ("partial", "sharded")
+
 
 def check(config: Config) -> None:
     """Refuses a configuration that names unknown components or missing files; imports no TensorFlow.
@@ -30,6 +32,7 @@ def check(config: Config) -> None:
     check_names(config)
     _check_augmentations(config)
     _check_order(config)
+    _check_average(config)
     _check_paths(config)
 
 
@@ -74,6 +77,15 @@ def _losses_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     if spec["name"] != "sum" or not isinstance(members, list):
         return [spec]
     return [member if isinstance(member, dict) else {"name": member} for member in members]
+
+
+def _check_average(config: Config) -> None:
+    sampled = [stage.head["name"] for stage in config.resolved_stages() if stage.head["name"] in _SAMPLED_HEADS]
+    if config.runtime.average == "adasum" and sampled:
+        raise InputError(
+            f"runtime.average: 'adasum' compares whole gradients, of which the head {sampled[0]!r} has some rows: "
+            "set it to 'mean', or take the head 'cosine'"
+        )
 
 
 def _check_order(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,15 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     return {**started, **_finish(trainer, show_progress)}
 
 
-def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
+def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Goes on with a run from its newest whole checkpoint, or from its beginning if there is none.
 
     The number of processes and devices may differ from before: the images of a step do not depend on it.
 
+    Args:
+        run_dir: its directory.
+        show_progress: show a bar or lines on stderr.
+        overrides: assignments such as ``"runtime.kind=single"``; of the section ``runtime`` only.
     Returns:
         as ``train``.
     Raises:
@@ -74,7 +79,10 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     from facetrain.training.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)
-    config = load_config(run.config)
+    overrides = list(overrides)
+    if not all(override.startswith("runtime.") for override in overrides):
+        raise InputError(f"{run.path}: of a run that is gone on with, runtime alone can be set, received {overrides}")
+    config = load_config(run.config, overrides)
     if any(run.checkpoints.glob("step-*")):  # they hold what the run started from, which may be gone by now
         config = config.model_copy(update={"init": None})
     check(config)

@@ -86,8 +86,13 @@ def test_init_names_where_to_start_from(calls, config, capsys):
 
 def test_resume(calls, config, capsys):
     assert main(["train", "--resume", "runs/x", "--json"]) == 0
-    assert calls["resume"] == ((Path("runs/x"),), {"show_progress": True})
+    assert calls["resume"] == ((Path("runs/x"),), {"show_progress": True, "overrides": ()})
     assert json.loads(capsys.readouterr().out) == {"run": "runs/x"}
+
+
+def test_a_resumed_run_may_move_to_other_devices(calls, capsys):
+    assert main(["train", "--resume", "runs/x", "--set", "runtime.kind=single", "--set", "runtime.threads=2"]) == 0
+    assert calls["resume"][1]["overrides"] == ["runtime.kind=single", "runtime.threads=2"]
 
 
 @pytest.mark.parametrize("extra", [["c.yaml"], ["--set", "seed=3"], ["--name", "y"], ["--init", "runs/y"]])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from facetrain.distributed import horovod
 from facetrain.errors import InputError
@@ -81,7 +84,75 @@ def test_missing_horovod_is_one_sentence_with_the_command(monkeypatch):
         horovod.import_horovod()
 
 
-@pytest.mark.parametrize("options", [{"compression": "fp8"}, {"gradient_groups": 0}])
+@pytest.mark.parametrize("options", [{"compression": "fp8"}, {"gradient_groups": 0}, {"average": "median"}])
 def test_wrong_options(options):
     with pytest.raises(InputError, match=next(iter(options))):
         horovod.Horovod(**options)
+
+
+def fake_horovod(monkeypatch, size=4, mpi=True, nccl=True):
+    """A Horovod of one process that says it has many ranks; returns the operations it was asked for."""
+    asked = []
+
+    def allreduce(tensor, op, compression, name):
+        asked.append(op)
+        return tensor
+
+    hvd = SimpleNamespace(
+        init=lambda: asked.append({k: v for k, v in os.environ.items() if k.startswith("HOROVOD_")}),
+        rank=lambda: 0, size=lambda: size, local_rank=lambda: 0,
+        mpi_built=lambda: mpi, mpi_enabled=lambda: mpi, nccl_built=lambda: nccl,
+        Average="average", Adasum="adasum", Compression=SimpleNamespace(none=None, fp16=None), allreduce=allreduce,
+    )  # fmt: skip
+    monkeypatch.setattr(horovod, "import_horovod", lambda: hvd)
+    for name in ("HOROVOD_HIERARCHICAL_ALLREDUCE", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME"):
+        monkeypatch.setenv(name, "kept")  # and put back afterwards
+        monkeypatch.delenv(name)
+    return asked
+
+
+def test_settings_are_in_the_environment_before_horovod_starts(monkeypatch):
+    asked = fake_horovod(monkeypatch)
+    horovod.Horovod(fusion_mb=1.5, cycle_ms=2.0, hierarchical=True)
+    assert asked[0] == {
+        "HOROVOD_FUSION_THRESHOLD": str(3 * 2**19),
+        "HOROVOD_CYCLE_TIME": "2.0",
+        "HOROVOD_HIERARCHICAL_ALLREDUCE": "1",
+    }
+
+
+@pytest.mark.parametrize(("average", "op"), [("mean", "average"), ("adasum", "adasum")])
+def test_gradients_are_averaged_as_asked(monkeypatch, average, op):
+    asked = fake_horovod(monkeypatch)
+    optimizer = horovod.Horovod(average=average).connect(tf.keras.optimizers.SGD())
+    optimizer.apply_gradients([(tf.ones(2), tf.Variable([0.0, 0.0]))])
+    assert asked[1:] == [op]
+
+
+def test_adasum_of_rows_is_refused(monkeypatch):
+    fake_horovod(monkeypatch)
+    optimizer = horovod.Horovod(average="adasum").connect(tf.keras.optimizers.SGD())
+    rows = tf.IndexedSlices(tf.ones((1, 2)), tf.constant([0]), tf.constant([3, 2]))
+    with pytest.raises(InputError, match="'adasum' takes whole gradients"):
+        optimizer.apply_gradients([(rows, tf.Variable(tf.zeros((3, 2))))])
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        ({"mpi": False}, {"average": "adasum"}, "'adasum' needs a Horovod that is built with MPI .* Gloo"),
+        ({"size": 6}, {"average": "adasum"}, "needs 2, 4, 8, ... ranks, received 6"),
+        (
+            {"mpi": False},
+            {"hierarchical": True},
+            "runtime.hierarchical: needs a Horovod that is built with MPI and NCCL",
+        ),
+        ({"nccl": False}, {"hierarchical": True}, "and would average as before"),
+    ],
+)
+def test_what_gloo_does_not_have_is_refused(monkeypatch, build, options, message):
+    fake_horovod(monkeypatch, **build)
+    with pytest.raises(InputError, match=message):
+        horovod.Horovod(**options)
+    fake_horovod(monkeypatch, **{**build, "size": 1})
+    horovod.Horovod(**options)

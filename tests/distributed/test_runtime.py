@@ -36,7 +36,14 @@ def test_single():
     model = tf.keras.Sequential([tf.keras.Input((2,)), tf.keras.layers.BatchNormalization()])
     assert runtime.sync_moving_statistics(model) == 0
     with runtime.scope():
-        assert runtime.describe() == {"kind": "single", "rank": 0, "world": 1, "num_replicas": 1, "devices": ["CPU:0"]}
+        assert runtime.describe() == {
+            "kind": "single",
+            "rank": 0,
+            "world": 1,
+            "num_replicas": 1,
+            "threads": None,
+            "devices": ["CPU:0"],
+        }
 
 
 def test_mirrored_on_one_device():
@@ -51,7 +58,7 @@ def test_auto_follows_how_the_process_was_started(monkeypatch, variable, value, 
     from facetrain.distributed import runtime
 
     monkeypatch.setenv(variable, value)
-    assert runtime._choose() == kind
+    assert runtime.choose_kind() == kind
 
 
 @pytest.mark.parametrize(

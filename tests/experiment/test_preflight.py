@@ -139,3 +139,35 @@ def test_stages_are_checked_too(stage, message):
     with pytest.raises(InputError, match=message):
         check(staged(**stage))
     check(staged(head="partial", order="identity_balanced", frozen="backbone"))
+
+
+def runtime(**values):
+    head = values.pop("head", "cosine")
+    return config_from_dict({"train": {"epochs": 1}, "head": head, "runtime": values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "mirrored", "compression": "fp16"}, "compression is a setting of Horovod, but kind is 'mirrored'"),
+        ({"kind": "single", "fusion_mb": 8}, "fusion_mb is a setting of Horovod"),
+        ({"kind": "horovod", "devices": ["CPU:0"]}, "devices is a setting of 'mirrored'"),
+        ({"average": "adasum", "compression": "fp16"}, "'adasum' sends gradients as they are"),
+        ({"average": "sum"}, "'runtime.average' should be 'mean' or 'adasum'"),
+        ({"gradient_groups": 0}, "'runtime.gradient_groups' should be at least 1"),
+        ({"threads": 0}, "'runtime.threads': expected 'auto' or a whole number of at least 1, received 0"),
+        ({"threads": True}, "'runtime.threads': expected"),
+        ({"average": "adasum", "head": "partial"}, "^runtime.average: 'adasum' compares whole .* head 'partial'"),
+        ({"average": "adasum", "head": "sharded"}, "head 'sharded'"),
+    ],
+)
+def test_settings_of_the_runtime_that_do_not_fit(values, message):
+    with pytest.raises(InputError, match=message):
+        check(runtime(**values))
+
+
+def test_settings_of_the_runtime_that_fit():
+    check(runtime(average="adasum", threads=4))
+    found = runtime(kind="horovod", gradient_groups=2, fusion_mb=0).runtime
+    assert found.horovod_options == {"gradient_groups": 2, "fusion_mb": 0}
+    assert runtime(threads="auto").runtime.horovod_options == {}
