@@ -217,6 +217,12 @@ class RuntimeConfig(Section):
         "auto", description="Kind of distribution; 'auto' looks at how the process was started."
     )
     devices: Optional[list[str]] = Field(None, description="Devices such as 'GPU:0'; null means all.")
+    peer_timeout: float = Field(
+        30.0, ge=2, description="Seconds without a sign of life after which a process of the training counts as lost."
+    )
+    commit_every: int = Field(
+        50, ge=1, description="Elastic Horovod: updates between commits in memory, from which it goes on."
+    )
 
 
 class InitConfig(create_model("_From", __base__=Section, **{"from": (str, _FROM)})):

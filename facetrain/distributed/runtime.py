@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -32,12 +33,16 @@ class Runtime:
         kind: one of ``KINDS`` but ``"auto"``.
         strategy: TensorFlow's strategy of this process.
         communicator: of this process with the others.
+
+    Attributes:
+        writing: a lock, held while a file is written that should be completed before this process ends itself.
     """
 
     def __init__(self, kind: str, strategy: tf.distribute.Strategy, communicator: Communicator):
         self.kind = kind
         self.strategy = strategy
         self.communicator = communicator
+        self.writing = threading.RLock()
 
     @classmethod
     def create(cls, kind: str = "auto", devices: Sequence[str] | None = None, **options: Any) -> Runtime:
