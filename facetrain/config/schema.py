@@ -241,6 +241,12 @@ class RuntimeConfig(Section):
     cycle_ms: Optional[float] = Field(
         None, gt=0, description="Horovod: how long a gradient waits for others to be sent with, in ms."
     )
+    peer_timeout: float = Field(
+        30.0, ge=2, description="Seconds without a sign of life after which a process of the training counts as lost."
+    )
+    commit_every: int = Field(
+        50, ge=1, description="Elastic Horovod: updates between commits in memory, from which it goes on."
+    )
 
     @property
     def horovod_options(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,6 +37,7 @@ class Runtime:
 
     Attributes:
         threads: number of threads TensorFlow was given within an operation and among them; None: its own choice.
+        writing: a lock, held while a file is written that should be completed before this process ends itself.
     """
 
     threads: int | None = None
@@ -44,6 +46,7 @@ class Runtime:
         self.kind = kind
         self.strategy = strategy
         self.communicator = communicator
+        self.writing = threading.RLock()
 
     @classmethod
     def create(

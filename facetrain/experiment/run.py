@@ -27,39 +27,48 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     check(config)
-    from facetrain.experiment import build, data_safety
-    from facetrain.experiment.faces import build_faces
+    from facetrain.experiment import data_safety
+    from facetrain.experiment.course import carry_out
+    from facetrain.experiment.faces import Faces, build_faces
     from facetrain.experiment.initial import start_from
     from facetrain.training.run_directory import RunDirectory, describe_environment
 
     run = RunDirectory(Path(config.train.runs_dir) / config.name)
-    runtime = build.build_runtime(config)
-    if runtime.is_chief:
-        run.refuse_existing()
-    faces = build_faces(config, show_progress and runtime.is_chief)
-    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
     rates = scaled_rates(config)
-    started = start_from(trainer, config, faces, faces.source.identities, show_progress)
-    manifest = {
-        **describe_environment(),
-        "config_fingerprint": config_fingerprint(config),
-        "data_fingerprint": faces.fingerprint,
-        "images": len(faces.labels),
-        "identities": faces.num_identities,
-        "data": data_safety.describe_data(faces, trainer.evaluators),
-        **_sequence_of(config),
-        "scaled_learning_rates": [rate._asdict() for rate in rates],
-        **started,
-        "runtime": runtime.describe(),
-        "world": runtime.world,
-    }
-    if runtime.is_chief:
-        with run.explaining_full_disk():
-            run.create(dump_yaml(config), manifest)
-            data_safety.save_label_map(run, faces)
-        for rate in rates:
-            say(rate.describe(), show_progress)
-    return {**started, **_finish(trainer, show_progress)}
+
+    def prepare(runtime: Any) -> Faces:
+        if runtime.is_chief:
+            run.refuse_existing()
+        return build_faces(config, show_progress and runtime.is_chief)
+
+    def begin(trainer: Any, faces: Faces) -> dict[str, Any]:
+        checkpoint = trainer.store.latest()
+        if checkpoint is not None:  # of an elastic training that a rank left with its part of a sharded head
+            trainer.restore(checkpoint)
+            return {}
+        started = start_from(trainer, config, faces, faces.source.identities, show_progress)
+        manifest = {
+            **describe_environment(),
+            "config_fingerprint": config_fingerprint(config),
+            "data_fingerprint": faces.fingerprint,
+            "images": len(faces.labels),
+            "identities": faces.num_identities,
+            "data": data_safety.describe_data(faces, trainer.evaluators),
+            **_sequence_of(config),
+            "scaled_learning_rates": [rate._asdict() for rate in rates],
+            **started,
+            "runtime": trainer.runtime.describe(),
+            "world": trainer.runtime.world,
+        }
+        if trainer.runtime.is_chief and not run.config.is_file():
+            with run.explaining_full_disk():
+                run.create(dump_yaml(config), manifest)
+                data_safety.save_label_map(run, faces)
+            for rate in rates:
+                say(rate.describe(), show_progress)
+        return started
+
+    return carry_out(config, run, prepare, begin, show_progress)
 
 
 def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -89,21 +98,25 @@ def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[s
     manifest = run.read_manifest()
     _refuse_another_sequence(run, config, manifest)
     from facetrain.data.manifest import read_label_map
-    from facetrain.experiment import build, data_safety
-    from facetrain.experiment.faces import build_faces
+    from facetrain.experiment import data_safety
+    from facetrain.experiment.course import carry_out
+    from facetrain.experiment.faces import Faces, build_faces
     from facetrain.experiment.initial import start_from
 
-    runtime = build.build_runtime(config)
-    faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
-    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
-    if runtime.is_chief:
-        data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
-    checkpoint = trainer.store.latest()
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-    elif config.init is not None:
-        start_from(trainer, config, faces, read_label_map(run.label_map).names, show_progress)
-    return _finish(trainer, show_progress)
+    def prepare(runtime: Any) -> Faces:
+        return data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
+
+    def begin(trainer: Any, faces: Faces) -> dict[str, Any]:
+        if trainer.runtime.is_chief:
+            data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
+        checkpoint = trainer.store.latest()
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        elif config.init is not None:
+            start_from(trainer, config, faces, read_label_map(run.label_map).names, show_progress)
+        return {}
+
+    return carry_out(config, run, prepare, begin, show_progress)
 
 
 def _sequence_of(config: Config) -> dict[str, Any]:
@@ -128,21 +141,3 @@ def _refuse_another_sequence(run: Any, config: Config, manifest: dict[str, Any])
                 f"{run.config}: {key} is {value!r}, but the run began with {manifest[name]!r}, by which its place in "
                 "the epoch is counted; set it back, or start a new run"
             )
-
-
-def _finish(trainer: Any, show_progress: bool) -> dict[str, Any]:
-    with trainer.run.explaining_full_disk():
-        return _fit_and_report(trainer, show_progress)
-
-
-def _fit_and_report(trainer: Any, show_progress: bool) -> dict[str, Any]:
-    from facetrain.experiment.reports import report_of_training
-
-    state = trainer.fit()
-    summary: dict[str, Any] = {
-        "run": str(trainer.run.path),
-        "best": str(trainer.run.best),
-        "steps": state.step,
-        "best_step": state.best_step,
-    }
-    return {**summary, **report_of_training(trainer, show_progress)}

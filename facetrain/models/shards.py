@@ -139,3 +139,8 @@ def is_sharded(head: Any) -> bool:
     """Whether a head has only some of the classes, and other ranks the others."""
     ranks = getattr(head, "ranks", None)
     return ranks is not None and ranks.world > 1
+
+
+def is_divisible(head: Any) -> bool:
+    """Whether a head has only some of the classes as soon as there are several ranks."""
+    return getattr(head, "ranks", None) is not None

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from facetrain.data.manifest import read_label_map
 from facetrain.data.pipeline import input_error
+from facetrain.distributed.elastic import RanksChangedError
 from facetrain.distributed.exchange import from_chief
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
@@ -21,12 +22,13 @@ from facetrain.models.embedding_model import embedding_function
 from facetrain.models.head_file import save_head
 from facetrain.models.plain import save_plainly
 from facetrain.models.recognizer import FaceRecognizer
-from facetrain.models.shards import is_sharded, take_part
-from facetrain.models.weights import common_variables, named_variables, stream_state, write_state
+from facetrain.models.shards import is_divisible, is_sharded, take_part
+from facetrain.models.weights import common_variables, named_variables, read_state, stream_state, write_state
 from facetrain.training import callbacks
 from facetrain.training.checkpoints import Checkpoint, CheckpointStore
 from facetrain.training.display import Display
 from facetrain.training.interrupts import InterruptFlag, catch_interrupts
+from facetrain.training.memory import Memory
 from facetrain.training.metrics_log import MetricsLog
 from facetrain.training.options import Evaluator, Order, TrainingOptions
 from facetrain.training.run_directory import RunDirectory
@@ -52,6 +54,9 @@ class Trainer:
         runtime: the device or devices this process trains on.
         options: how often what happens.
         global_batch: images per update over all ranks.
+
+    Attributes:
+        memory: where an elastic training commits; None otherwise.
     """
 
     def __init__(
@@ -79,18 +84,33 @@ class Trainer:
         self.store = CheckpointStore(run.checkpoints, options.keep_checkpoints)
         total = first_steps(self.stages)[-1]
         self.state = RunState(options.steps_per_epoch, total, global_batch, timeline=timeline_of(self.stages))
+        self.memory: Memory | None = None
         self._head_is_wanted = False
         self.embed = embedding_function(recognizer.embedding_model, contract.scaling, runtime.strategy)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over weights, optimiser, averages and clock of a checkpoint."""
         step = checkpoint.state["step"]
-        # The head and the loss whose variables the checkpoint holds are those of the last update that was made.
-        last = [segment for segment in segments(self.stages) if segment.first < max(step, 1)][-1]
-        self._use(last.stage)
+        self._use_what_had(step)
         write_state(self.recognizer, checkpoint.arrays, str(checkpoint.path))
         self.state.restore(step, checkpoint.state["run"])
         logger.info("going on from %s", checkpoint.path)
+
+    def recall(self, step: int, run: Mapping[str, Any]) -> None:
+        """Takes over the chief's commit, of which the others need clock alone: ``fit`` gives them the weights.
+
+        Args:
+            step, run: of the chief's memory.
+        """
+        self._use_what_had(step)
+        if self.runtime.is_chief:
+            write_state(self.recognizer, self.memory.arrays, "the last commit")
+        self.state.restore(step, dict(run))
+
+    def _use_what_had(self, step: int) -> None:
+        """Takes the head and the loss of the last of ``step`` updates, whose variables were then saved."""
+        last = [segment for segment in segments(self.stages) if segment.first < max(step, 1)][-1]
+        self._use(last.stage)
 
     def fit(self) -> RunState:
         """Trains from where the state stands to the end.
@@ -105,6 +125,8 @@ class Trainer:
         display = Display(self.options.show_progress and self.runtime.is_chief)
         display.open(self.state)
         self.runtime.broadcast(common_variables(self.recognizer))
+        if self.memory is not None:
+            self._commit()
         try:
             with catch_interrupts() as interrupt:
                 hooks = self._callbacks(log, display, interrupt)
@@ -181,6 +203,10 @@ class Trainer:
         def looks(step: int) -> bool:
             return evaluates(step) or saves(step) or interrupt.raised
 
+        def commits(step: int) -> bool:
+            asked = self.memory is not None and (step % self.memory.every == 0 or saves(step))
+            return asked and not state.finished and not self.recognizer.stop_training
+
         switch = callbacks.StageSwitch(state, self.stages)
         watched = f"{self.evaluators[0].name}/accuracy" if self.evaluators else None
         return [
@@ -194,6 +220,8 @@ class Trainer:
                 state, options.log_every, evaluates, self.schedule, switch.at, self.runtime.all_mean, log, display
             ),
             callbacks.CheckpointWriter(state, saves, self._save_checkpoint, interrupted),
+            # Behind the checkpoint: where the ranks change, what was due at this update has been done.
+            callbacks.WhenDue(state, commits, self._commit),
         ]
 
     def _sync_statistics(self) -> None:
@@ -253,9 +281,23 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         self._sync_statistics()
         if self.runtime.is_chief:
-            self.store.save(self.state.step, stream_state(self.recognizer), {"run": self.state.to_dict()})
+            with self.runtime.writing:
+                self.store.save(self.state.step, stream_state(self.recognizer), {"run": self.state.to_dict()})
         else:
             take_part(named_variables(self.recognizer).values())
+
+    def _commit(self) -> None:
+        """Keeps all state in memory, and stops if hosts have come or go."""
+        # The rows of a rank that dies are in no other memory: with a head in parts the disk is what to go on from.
+        divided = is_divisible(self.recognizer.head)
+        if not divided:
+            self._sync_statistics()
+            self.memory.keep(self.state.step, read_state(self.recognizer), self.state.to_dict())
+        if self.memory.hosts_changed():
+            if divided:
+                self._save_checkpoint()
+            raise RanksChangedError
+        self.state.start_watch()
 
     def _open_log(self) -> MetricsLog | None:
         if not self.runtime.is_chief:

@@ -9,11 +9,14 @@ import pytest
 import tensorflow as tf
 
 from facetrain import losses
+from facetrain.collectives import Collectives
+from facetrain.distributed.elastic import RanksChangedError
 from facetrain.distributed.runtime import Runtime
 from facetrain.models import Contract, load_embedding_model
 from facetrain.models.weights import read_state
 from facetrain.optimizers import MXNetSGD
 from facetrain.training import RunDirectory, Stage, Trainer, TrainingDivergedError, TrainingOptions
+from facetrain.training.memory import Memory
 from facetrain.training.metrics_log import read_metrics
 from tests.tiny import CLASSES, DIM, SIZE, tiny_recognizer
 
@@ -221,3 +224,51 @@ def test_learning_rate_follows_the_schedule_across_a_resume(tmp_path):
     assert_same_state(_final_state(second), whole)
     rates = [row["learning_rate"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert rates == pytest.approx([float(schedule(step)) for step in range(12)])
+
+
+class _Memory(Memory):
+    """Notes when it was given something, and says once that hosts have changed."""
+
+    def __init__(self, every, changed_at=None):
+        super().__init__(every, self._changed)
+        self.kept, self._changed_at = [], changed_at
+
+    def keep(self, step, arrays, run):
+        super().keep(step, arrays, run)
+        self.kept.append(step)
+
+    def _changed(self):
+        return self.step == self._changed_at
+
+
+def test_a_recalled_commit_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole = _trainer(tmp_path / "whole")
+    whole.fit()
+    first = _trainer(tmp_path / "run", checkpoint_every=3)
+    first.memory = memory = _Memory(5, changed_at=5)
+    with pytest.raises(RanksChangedError):
+        first.fit()
+    assert memory.kept == [0, 3, 5] and memory.step == first.state.step == 5
+
+    second = _trainer(tmp_path / "run", checkpoint_every=3)
+    second.memory = later = _Memory(5)
+    later.arrays = memory.arrays
+    second.recall(memory.step, memory.run)
+    assert second.fit().step == 3 * STEPS
+    assert later.kept == [5, 6, 9, 10]
+    expected, found = read_state(whole.recognizer), read_state(second.recognizer)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_head_in_parts_is_committed_to_the_disk(tmp_path):
+    trainer = _trainer(tmp_path / "run", checkpoint_every=3)
+    trainer.recognizer.head.ranks = Collectives()  # as a sharded head on one rank
+    trainer.memory = memory = _Memory(5, changed_at=None)
+    memory.hosts_changed = lambda: trainer.state.step == 5
+    with pytest.raises(RanksChangedError):
+        trainer.fit()
+    assert memory.kept == [] and memory.step is None
+    assert trainer.store.steps() == [3, 5]
