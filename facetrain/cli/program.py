@@ -21,6 +21,7 @@ from facetrain.cli import (
     data_overlap,
     data_write,
     doctor,
+    embed,
     evaluate,
     export,
     profile,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(embed.embed)
 app.command()(align.align)
 data.app.command()(data_check.check)
 data.app.command()(data_overlap.overlap)

@@ -56,9 +56,9 @@ def _pass_seconds(distiller: Distiller, batch: dict[str, tf.Tensor]) -> float:
     @tf.function
     def run() -> tf.Tensor:
         passed = one_pass(batch)
-        # Every gradient is needed for the number that is returned.
+        # Every gradient is needed for the number that is returned; a factor of 0 would be folded away.
         sums = [tf.reduce_sum(tf.cast(gradient, tf.float32)) for gradient in passed.gradients]
-        return passed.loss + 0.0 * tf.add_n(sums)
+        return passed.loss + 1e-30 * tf.add_n(sums)
 
     seconds = _seconds(lambda: run().numpy())
     for variable, value in zip(state, before):

@@ -27,6 +27,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     """
     check(config)
     from facetrain.experiment import build, data_safety
+    from facetrain.experiment.distilling import describe_teaching, open_teaching
     from facetrain.experiment.faces import build_faces
     from facetrain.experiment.initial import start_from
     from facetrain.training.run_directory import RunDirectory, describe_environment
@@ -36,8 +37,10 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     if runtime.is_chief:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
-    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    teaching = open_teaching(config, faces, runtime, show_progress)
+    trainer = build.build_trainer(config, faces, runtime, show_progress, teaching)(run)
     rates = scaled_rates(config)
+    taught = describe_teaching(teaching, trainer.recognizer, config, runtime, show_progress)
     started = start_from(trainer, config, faces, faces.source.identities, show_progress)
     manifest = {
         **describe_environment(),
@@ -49,6 +52,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
         **_sequence_of(config),
         "scaled_learning_rates": [rate._asdict() for rate in rates],
         **started,
+        **taught,
         "runtime": runtime.describe(),
         "world": runtime.world,
     }
@@ -82,12 +86,16 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
     _refuse_another_sequence(run, config, manifest)
     from facetrain.data.manifest import read_label_map
     from facetrain.experiment import build, data_safety
+    from facetrain.experiment.distilling import open_teaching
     from facetrain.experiment.faces import build_faces
     from facetrain.experiment.initial import start_from
 
     runtime = build.build_runtime(config)
     faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
-    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    teaching = open_teaching(config, faces, runtime, show_progress)
+    if teaching is not None:
+        teaching.refuse_others(manifest.get("distillation", {}), run.path)
+    trainer = build.build_trainer(config, faces, runtime, show_progress, teaching)(run)
     data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
     checkpoint = trainer.store.latest()
     if checkpoint is not None:
