@@ -221,11 +221,9 @@ def _labels(run: RunDirectory, names: list[str], faces: Faces) -> np.ndarray:
     missing = [name for name in identities if name not in known]
     named = run.read_manifest().get("data", {}).get("named", not all(name.isdigit() for name in names))
     if missing or not (named and faces.source.has_names):
-        why = (
-            f"does not know {len(missing)} identities, such as {missing[0]!r}" if missing else "has numbers, not names"
-        )
+        unknown = f"does not know {len(missing)} identities, such as {', '.join(missing[:1])}"
         raise InputError(
-            f"{_KEY}.head: the head of {run.path} {why}: its classes are not those of the training images; use the loss "
-            "'cosine', or 'kl' with centres 'student'"
+            f"{_KEY}.head: the head of {run.path} {unknown if missing else 'has numbers, not names'}: its classes are "
+            "not those of the training images; use the loss 'cosine', or 'kl' with centres 'student'"
         )
     return np.array([known[name] for name in identities], np.int64)
