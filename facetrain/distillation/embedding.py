@@ -16,7 +16,17 @@ from facetrain.data.locks import locked
 from facetrain.data.sources import FaceSource
 from facetrain.distillation.image_keys import KEY_BYTES, KeyedCrop, keyed_crops
 from facetrain.distillation.kinds import STORE_FILE
-from facetrain.distillation.store import DTYPES, EMBEDDINGS, FORMAT, KEYS, ROW_DTYPE, ROWS, as_bytes, store_digest
+from facetrain.distillation.store import (
+    DTYPES,
+    EMBEDDINGS,
+    FORMAT,
+    KEYS,
+    ROW_DTYPE,
+    ROWS,
+    EmbeddingStore,
+    as_bytes,
+    store_digest,
+)
 from facetrain.distillation.teachers import PixelTeacher
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_folder, atomic_path, write_json
@@ -70,21 +80,23 @@ def embed_source(
     Args:
         teacher: the model.
         source: the data set.
-        out: folder to write, which must not exist.
+        out: folder to write; if it holds these very embeddings already, nothing is done.
         options: see there.
     Returns:
         ``path``, ``images``, ``unreadable``, ``embedding_size``, ``bytes``, ``embedded`` (images that this call
         embedded) and ``missing`` (blocks that other shards have still to make; while there are any, nothing is put
         together).
     Raises:
-        InputError: if something stands at ``out``, blocks of another job lie there, an embedding is not finite, or no
-            image is readable.
+        InputError: if something else stands at ``out``, blocks of another job lie there, an embedding is not finite,
+            or no image is readable.
     """
     options = options or EmbedOptions()
     job = _Job(teacher, source, Path(out), options)
-    job.begin()
-    embedded = job.make_blocks()
-    missing = job.missing()
+    embedded, missing = 0, []
+    if not job.is_done():
+        job.begin()
+        embedded = job.make_blocks()
+        missing = [] if job.is_done() else job.missing()  # others may have ended meanwhile
     summary = {"path": str(job.out), "images": source.num_images, "embedding_size": teacher.embedding_size}
     if not missing:
         job.put_together()
@@ -112,10 +124,27 @@ class _Job:
             "block": options.block,
         }
 
+    def is_done(self) -> bool:
+        """Whether the store is there already, made by another process or an earlier call.
+
+        Raises:
+            InputError: if something else stands there.
+        """
+        if not self.out.exists():
+            return False
+        path = self.out / STORE_FILE
+        try:
+            header = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            header = {}
+        header = header if isinstance(header, dict) else {}
+        if any(header.get(key) != _as_json(value) for key, value in self._plan.items() if key != "block"):
+            raise InputError(f"{self.out}: exists already; remove it, or store the embeddings under another name")
+        EmbeddingStore(self.out)
+        return True
+
     def begin(self) -> None:
         """Makes the folder of blocks, or goes on with it if it belongs to this very job."""
-        if self.out.exists():
-            raise InputError(f"{self.out}: exists already; remove it, or store the embeddings under another name")
         self.parts.mkdir(parents=True, exist_ok=True)
         path = self.parts / _PLAN
         with locked(self.parts):

@@ -86,8 +86,9 @@ def test_a_stopped_job_goes_on_with_the_missing_blocks(tmp_path):
     embed_source(PixelMeans(), MemorySource(), whole, SMALL)
     for name in (EMBEDDINGS, KEYS, ROWS, "store.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert embed_source(teacher, source, out, SMALL) == {**summary, "embedded": 0} and teacher.calls == 5
     with pytest.raises(InputError, match="exists already"):
-        embed_source(teacher, source, out, SMALL)
+        embed_source(teacher, MemorySource(seed=1), out, SMALL)
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
