@@ -20,6 +20,7 @@ def embed(
     fp16: bool = typer.Option(False, "--fp16", help="Store float16, half the size."),
     flip: bool = typer.Option(False, "--flip", help="Add the embedding of the mirror image."),
     batch: int = typer.Option(64, "--batch", min=1, help="Images in one call of the teacher."),
+    block: int = typer.Option(2048, "--block", min=1, help="Images that a crash may cost; written together."),
     shard: Optional[str] = typer.Option(
         None, "--shard", metavar="I/N", help="Do part I of N, counted from 0; under horovodrun the rank decides."
     ),
@@ -38,7 +39,7 @@ def embed(
 
     number, count = shard_of_launch() if shard is None else _shard(shard)
     dtype = "float16" if fp16 else "float32"
-    options = EmbedOptions(dtype, flip, batch, number, count, show_progress=True)
+    options = EmbedOptions(dtype, flip, batch, number, count, block, show_progress=True)
     result = experiment.embed(teacher, data, out, options, None if contract is None else _read(contract))
     if as_json:
         print_json(result)

@@ -165,7 +165,8 @@ def _projection(student: int, teacher: int, number: int) -> keras.layers.Layer:
     if student == teacher:
         return keras.layers.Activation("linear", dtype="float32", name=f"same_space_{number}")
     projection = keras.layers.Dense(teacher, use_bias=False, dtype="float32", name=f"projection_{number}")
-    projection.build((None, student))
+    with tf.name_scope(projection.name):  # in which a call would build it
+        projection.build((None, student))
     return projection
 
 

@@ -139,18 +139,18 @@ class KLTeacherLoss(TeacherLoss):
     def _cosines(self, taught: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the cosines [B, C] of student and teacher with the class centres."""
         student, teacher = views(taught)
-        if self.centres == "student":
-            centres = _centres(outputs.get("centres"), "the head that is trained", self.name)
-            return _cosines_with(student, centres), _cosines_with(teacher, centres)
-        centres = _centres(taught.get("centres"), "the teacher's saved head", self.name)
-        if self.centres == "shared":
-            return _cosines_with(student, centres), _cosines_with(teacher, centres)
-        if "labels" in outputs:
+        if self.centres != "shared" and "labels" in outputs:
             raise InputError(
                 f"{self.name}: a head that samples classes has no cosines with all of them: use the head 'cosine', or "
                 "set centres to 'shared'"
             )
-        return at_least_float32(outputs["logits"]), _cosines_with(teacher, centres)
+        if self.centres == "student":
+            centres = _centres(outputs.get("centres"), "the head that is trained", self.name)
+        else:
+            centres = _centres(taught.get("centres"), "the teacher's saved head", self.name)
+        if self.centres == "teacher":
+            return at_least_float32(outputs["logits"]), _cosines_with(teacher, centres)
+        return _cosines_with(student, centres), _cosines_with(teacher, centres)
 
 
 def views(taught: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -87,8 +87,6 @@ def test_a_stopped_run_goes_on_exactly_and_only_with_its_teacher(folder):
     changes = {"distillation__teacher": folder / "out.emb", "train__checkpoint_every": 2, "data__augment": "[flip]"}
     train(config(folder, "whole", **changes))
     shutil.copytree(folder / "runs" / "whole", folder / "runs" / "cut")
-    for step in (4, 6):
-        shutil.rmtree(folder / "runs" / "cut" / "checkpoints" / f"step-{step:09d}", ignore_errors=True)
     store = CheckpointStore(folder / "runs" / "cut" / "checkpoints")
     for step in [step for step in store.steps() if step > 2]:
         shutil.rmtree(store.path(step))
@@ -114,14 +112,12 @@ def test_centres_of_the_teacher_and_its_classes(folder):
         "distillation__centres": "teacher",
         "distillation__losses": "[{name: kl, temperature: 2.0, logit_scale: 16.0}]",
         "distillation__measure": "true",
-        "optimizer__learning_rate": None,
-        "schedule": "{name: constant, peak_lr: 0.0}",
+        "schedule": "{name: constant, peak_lr: 1e-9}",
         "optimizer": "{name: mxnet_sgd, weight_decay: 0.0}",
     }
-    changes.pop("optimizer__learning_rate")
     train(config(folder, "centres", **changes))
     expected = state_of(folder, "teacher")["head/centres"]
-    np.testing.assert_array_equal(state_of(folder, "centres")["head/centres"], expected)
+    np.testing.assert_allclose(state_of(folder, "centres")["head/centres"], expected, atol=1e-6)
     manifest = json.loads((folder / "runs" / "centres" / "manifest.json").read_text())
     rates = manifest["distillation"]["images_per_second"]
     assert rates["student"] > 0 and rates["together"] > 0 and rates["teachers"][0] > 0
@@ -176,13 +172,10 @@ def test_both_ways_of_naming_teachers_are_refused(folder):
 
 def test_a_killed_embedding_goes_on(folder, tmp_path):
     """`kill -9` in the middle loses no finished block."""
-    values = {"data.synthetic.images": 400, "data.size": 32, "data.synthetic.identities": 20}
     data = tmp_path / "data.yaml"
-    data.write_text((folder / "data.yaml").read_text())
-    text = data.read_text().replace("images: 8", "images: 400").replace("identities: 12", "identities: 20")
-    data.write_text(text)
+    data.write_text((folder / "data.yaml").read_text().replace("images: 8", "images: 40"))
     out = tmp_path / "out.emb"
-    command = ["embed", folder / "runs" / "teacher", data, out, "--json"]
+    command = ["embed", folder / "runs" / "teacher", data, out, "--block", 16, "--json"]
     parts = tmp_path / ".out.emb.parts"
     argv = [sys.executable, "-m", "facetrain", *map(str, command)]
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(tmp_path)) as one:
@@ -191,9 +184,9 @@ def test_a_killed_embedding_goes_on(folder, tmp_path):
             time.sleep(0.02)
         one.send_signal(signal.SIGKILL)
     done = len(list(parts.glob("block-*.npz")))
-    assert 1 <= done < 4 and not out.exists(), values
+    assert 1 <= done < 30 and not out.exists()
     assert main([*map(str, command)]) == 0
-    assert EmbeddingStore(out).count == 8000 and not parts.exists()
+    assert EmbeddingStore(out).count == 480 and not parts.exists()
 
 
 @pytest.mark.skipif(
@@ -204,7 +197,7 @@ def test_two_ranks_embed_and_train(folder, tmp_path):
 
     out = tmp_path / "out.emb"
     launch = [find_horovodrun(), "-np", "2", sys.executable]
-    embed = [*launch, "-m", "facetrain", "embed", folder / "runs" / "teacher", folder / "data.yaml", out]
+    embed = [*launch, "-m", "facetrain", "embed", folder / "runs" / "teacher", folder / "data.yaml", out, "--block", 16]
     values = {**BASE, "name": "two", "train.runs_dir": tmp_path / "runs", "data.cache_dir": tmp_path / "cache"}
     values["distillation.teacher"] = out
     script = [*launch, ROOT / "scripts" / "train_horovod.py", SMOKE, *assignments(values)]

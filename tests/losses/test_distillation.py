@@ -219,6 +219,7 @@ def test_attention_maps_of_sizes_that_do_not_divide():
         (lambda: build("cosine"), {"teachers": []}, "needs a teacher"),
         (lambda: build("kl", centres="student"), {"centres": None}, "has none"),
         (lambda: build("kl", centres="teacher"), {"labels": tf.zeros(BATCH)}, "use the head 'cosine'"),
+        (lambda: build("kl", centres="student"), {"labels": tf.zeros(BATCH)}, "set centres to 'shared'"),
         (lambda: build("attention"), {"features": {}}, "no output of layer 'small'"),
         (lambda: build("attention", layers=["a"]), {}, "pairs"),
         (lambda: build("attention", layers=[]), {}, "pairs"),
