@@ -14,7 +14,7 @@ _HOMES = {
     "KerasTeacher": "keras_teacher",
     "Lesson": "distiller",
     "StoredTeacher": "stored_teacher",
-    "attach": "attach",
+    "attach": "beside",
     "embed_source": "embedding",
     "kind_of_teacher": "kinds",
     "open_teacher": "teachers",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from facetrain.distillation.attach import key_of
+from facetrain.distillation.beside import key_of
 from facetrain.distillation.distiller import Distiller
 from facetrain.models.gradients import GradientPass
 

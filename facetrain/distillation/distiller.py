@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from facetrain.distillation.attach import key_of
+from facetrain.distillation.beside import key_of
 from facetrain.distillation.keras_teacher import tapped
 from facetrain.errors import InputError
 from facetrain.images import DEFAULT_SCALING, scale_pixels
@@ -47,7 +47,7 @@ class Distiller(FaceRecognizer):
         embedding_model: the student.
         head: as in FaceRecognizer.
         lessons: at least one; their teachers that do not compute in the step must be attached to the data set
-            (``facetrain.distillation.attach``).
+            (``facetrain.distillation.beside``).
         scaling: as in FaceRecognizer.
         several: ``"average"``: losses are averaged over teachers; ``"concatenate"``: their unit-length embeddings,
             times the root of their weights, are one embedding of one teacher.
@@ -125,9 +125,7 @@ class _Class:
         self.centres = [_constant(lesson.centres) for lesson in lessons]
         for lesson in lessons if layers else ():
             if lesson.teacher.kind != "keras":
-                raise InputError(
-                    f"layers can be compared with those of a Keras teacher, received {lesson.teacher.kind}"
-                )
+                raise InputError(f"only Keras teachers have layers to compare, received {lesson.teacher.kind!r}")
             lesson.teacher.tap(list(dict.fromkeys(theirs for _, theirs in layers)))
 
     def look(self, images: tf.Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from facetrain.data.locks import locked
 from facetrain.data.sources import FaceSource
 from facetrain.distillation.image_keys import KEY_BYTES, KeyedCrop, keyed_crops
 from facetrain.distillation.kinds import STORE_FILE
+from facetrain.distillation.pixel_teacher import PixelTeacher
 from facetrain.distillation.store import (
     DTYPES,
     EMBEDDINGS,
@@ -27,7 +28,6 @@ from facetrain.distillation.store import (
     as_bytes,
     store_digest,
 )
-from facetrain.distillation.teachers import PixelTeacher
 from facetrain.errors import InputError
 from facetrain.files import PathLike, atomic_folder, atomic_path, write_json
 from facetrain.models.array_file import ArrayFile, write_arrays
@@ -216,7 +216,8 @@ class _Job:
         if self.options.flip:
             found = found + self.teacher.embed(np.ascontiguousarray(crops[:, :, ::-1]))
         found = found[: len(places)]
-        stored = found.astype(embeddings.dtype)
+        with np.errstate(over="ignore"):  # told below
+            stored = found.astype(embeddings.dtype)
         bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if len(bad):
             name = self.source.names(images[places[bad[0]]])

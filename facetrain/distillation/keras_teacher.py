@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from facetrain.distillation.teachers import resized
+from facetrain.distillation.pixel_teacher import resized
 from facetrain.errors import InputError, did_you_mean
 from facetrain.files import PathLike, sha256_file
 from facetrain.images import scale_pixels

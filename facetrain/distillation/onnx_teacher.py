@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from facetrain.distillation.teachers import checked_embeddings, resized
+from facetrain.distillation.pixel_teacher import checked_embeddings, resized
 from facetrain.errors import InputError, did_you_mean
 from facetrain.export.onnx import METADATA_NAME
 from facetrain.files import sha256_file

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from facetrain.distillation.teachers import checked_embeddings, resized
+from facetrain.distillation.pixel_teacher import checked_embeddings, resized
 from facetrain.errors import InputError
 from facetrain.export.exported import read_contract
 from facetrain.export.runtimes import load_tflite

@@ -15,7 +15,7 @@ from facetrain import losses
 from facetrain.config import Config
 from facetrain.config.schema import DistillationConfig, TeacherConfig
 from facetrain.data.manifest import read_label_map
-from facetrain.distillation.attach import attach
+from facetrain.distillation.beside import attach
 from facetrain.distillation.cost import measure_cost
 from facetrain.distillation.distiller import Distiller, Lesson
 from facetrain.distillation.kinds import kind_of_teacher, model_folder

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from facetrain import heads, losses
 from facetrain.distillation import Distiller, Lesson, attach
-from facetrain.distillation.attach import key_of
+from facetrain.distillation.beside import key_of
 from facetrain.distillation.cost import measure_cost
 from facetrain.distillation.slicing import slice_weights
 from facetrain.errors import InputError

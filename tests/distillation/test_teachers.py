@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from facetrain.distillation.kinds import kind_of_teacher, model_folder
-from facetrain.distillation.teachers import open_teacher, resized
+from facetrain.distillation.pixel_teacher import resized
+from facetrain.distillation.teachers import open_teacher
 from facetrain.errors import InputError
 from facetrain.export import export_model
 from facetrain.images import resize_image
