@@ -221,10 +221,9 @@ class _Job:
         bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if len(bad):
             name = self.source.names(images[places[bad[0]]])
-            raise InputError(
-                f"image {name!r}: its embedding is not finite or too large for {embeddings.dtype}; check the teacher, "
-                "or store float32"
-            )
+            if not np.isfinite(found[bad[0]]).all():
+                raise InputError(f"image {name!r}: its embedding is not finite; the teacher has probably diverged")
+            raise InputError(f"image {name!r}: its embedding is too large for {embeddings.dtype}; store float32")
         embeddings[places] = stored
         waiting.clear()
 

@@ -110,12 +110,18 @@ def test_blocks_of_another_job_are_refused(tmp_path):
 
 
 def test_embeddings_that_are_not_finite_are_refused(tmp_path):
-    class Large(PixelMeans):
-        def embed(self, images):
-            return 1e6 * super().embed(images)
+    class Times(PixelMeans):
+        factor = 1e6
 
-    with pytest.raises(InputError, match="image 'image0': its embedding is not finite or too large for float16"):
-        embed_source(Large(), MemorySource(), tmp_path / "out.emb", EmbedOptions(dtype="float16", block=5))
+        def embed(self, images):
+            return self.factor * super().embed(images)
+
+    teacher, options = Times(), EmbedOptions(dtype="float16", block=5)
+    with pytest.raises(InputError, match="image 'image0': its embedding is too large for float16; store float32"):
+        embed_source(teacher, MemorySource(), tmp_path / "out.emb", options)
+    teacher.factor = np.nan
+    with pytest.raises(InputError, match="image 'image0': its embedding is not finite"):
+        embed_source(teacher, MemorySource(), tmp_path / "out.emb", options)
 
 
 def test_nothing_readable_is_refused(tmp_path):

@@ -22,7 +22,16 @@ from facetrain.training.checkpoints import CheckpointStore
 from tests.integration.commands import ROOT, SMOKE, TINY, assignments, environment
 
 pytestmark = pytest.mark.integration
-BASE = {**TINY, "evaluate": "[]", "train.epochs": 1, "distillation.measure": "false", "schedule.warmup_steps": 2}
+# Few layers, whose statistics follow fast: after six updates the embeddings have sizes that float16 holds.
+BASE = {
+    **TINY,
+    "model.backbone": "{name: mobilefacenet, width: 0.125, stages: [[2, 64, 2, 2], [1, 128, 2, 2]], bn_momentum: 0.5}",
+    "model.neck": "{name: gdc, bn_momentum: 0.5}",
+    "evaluate": "[]",
+    "train.epochs": 1,
+    "distillation.measure": "false",
+    "schedule.warmup_steps": 2,
+}
 
 
 def config(folder, name="student", **changes):
@@ -127,10 +136,10 @@ def test_centres_of_the_teacher_and_its_classes(folder):
 
 
 def test_without_labels_one_folder_of_images_is_enough(folder):
-    changes = {"data__synthetic__identities": 1, "data__synthetic__images": 40, "loss": "none"}
+    changes = {"data__synthetic__identities": 1, "data__synthetic__images": 48, "loss": "none"}
     teacher = folder / "runs" / "teacher" / "best"
     summary = train(config(folder, "unlabelled", distillation__teacher=teacher, **changes))
-    assert summary["steps"] == 2
+    assert summary["steps"] == 3
     with pytest.raises(InputError, match="at least 2 identities"):
         train(config(folder, "labelled", distillation__teacher=teacher, **{**changes, "loss": "arcface"}))
 
@@ -206,6 +215,7 @@ def test_two_ranks_embed_and_train(folder, tmp_path):
             list(map(str, command)), capture_output=True, text=True, timeout=300, env=environment(tmp_path), check=False
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    np.testing.assert_allclose(EmbeddingStore(out).embeddings, EmbeddingStore(folder / "out.emb").embeddings, atol=0.02)
+    half = EmbeddingStore(folder / "out.emb").embeddings
+    np.testing.assert_allclose(EmbeddingStore(out).embeddings, half, rtol=1e-3, atol=1e-3)
     arrays = state_of(tmp_path, "two")
     assert "extra/projection_0/kernel" in arrays and all(np.isfinite(value).all() for value in arrays.values())
