@@ -21,6 +21,7 @@ from facetrain.cli import (
     data_overlap,
     data_write,
     doctor,
+    embed,
     evaluate,
     export,
     launch,
@@ -44,6 +45,7 @@ app.command()(train.train)
 app.command()(launch.launch)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(embed.embed)
 app.command()(align.align)
 data.app.command()(data_check.check)
 data.app.command()(data_overlap.overlap)

@@ -20,6 +20,7 @@ app = typer.Typer(help="Show components, configs and the schema of configs.", no
 # Command -> registry. Listing these imports no TensorFlow.
 FAMILIES = {
     "losses": "facetrain.losses:LOSSES",
+    "distillation-losses": "facetrain.losses:DISTILLATION_LOSSES",
     "optimizers": "facetrain.optimizers:OPTIMIZERS",
     "schedules": "facetrain.schedules:SCHEDULES",
     "orders": "facetrain.data.sampling:ORDERS",

@@ -11,6 +11,7 @@ _HOMES = {
     "compare": "use",
     "decay_rows": "recipe",
     "describe": "saved",
+    "embed": "embedding",
     "evaluate": "use",
     "export": "exporting",
     "learning_rates": "recipe",

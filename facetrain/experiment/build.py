@@ -8,7 +8,7 @@ from typing import Any, Optional
 import tensorflow as tf
 from tensorflow import keras
 
-from facetrain import optimizers
+from facetrain import losses, optimizers
 from facetrain.config import Config
 from facetrain.data import augment
 from facetrain.data.pipeline import build_pipeline
@@ -18,6 +18,7 @@ from facetrain.errors import InputError
 from facetrain.evaluation.evaluators import VerificationEvaluator
 from facetrain.experiment.agreement import check_agreement
 from facetrain.experiment.data_safety import check_overlap
+from facetrain.experiment.distilling import Teaching
 from facetrain.experiment.faces import Faces
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.experiment.plan import Plan
@@ -86,14 +87,14 @@ def build_evaluators(config: Config, runtime: Optional[Runtime] = None) -> list[
 
 
 def build_trainer(
-    config: Config, faces: Faces, runtime: Runtime, show_progress: bool
+    config: Config, faces: Faces, runtime: Runtime, show_progress: bool, teaching: Teaching | None = None
 ) -> Callable[[RunDirectory], Trainer]:
     """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
     augmentations = augment.build(config.data.augment_steps)
 
     def feed(order: EpochOrder) -> Feed:
         def dataset(epoch: int, step: int) -> tf.data.Dataset:
-            return build_pipeline(
+            batches = build_pipeline(
                 faces.images,
                 faces.labels,
                 order,
@@ -103,6 +104,7 @@ def build_trainer(
                 first_step=step,
                 augment_on=config.data.augment_on,
             )
+            return teaching.attach(batches) if teaching else batches
 
         return Feed(order, dataset)
 
@@ -119,9 +121,14 @@ def build_trainer(
         clipping = {} if config.train.clip_norm is None else {"global_clipnorm": config.train.clip_norm}
         return runtime.wrap_optimizer(optimizers.get(config.optimizer, learning_rate=schedule, **clipping))
 
+    def make_loss(spec: dict[str, Any]) -> keras.losses.Loss:
+        if teaching is None:
+            return losses.get(spec)
+        return teaching.loss(spec, plan.steps_per_epoch, config.data.batch_size)
+
     with runtime.scope():  # the statistics of losses belong where the model's variables are
-        stages = plan.stages(feed, faces.num_identities, make_optimizer)
-    recognizer = _recognizer(config, runtime, stages[0], _swa(config, plan))
+        stages = plan.stages(feed, faces.num_identities, make_optimizer, make_loss)
+    recognizer = _recognizer(config, runtime, stages[0], _swa(config, plan), teaching)
 
     def trainer(run: RunDirectory) -> Trainer:
         return Trainer(
@@ -142,7 +149,9 @@ def build_trainer(
     return trainer
 
 
-def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, int] | None) -> FaceRecognizer:
+def _recognizer(
+    config: Config, runtime: Runtime, first: Stage, swa: tuple[int, int] | None, teaching: Teaching | None
+) -> FaceRecognizer:
     """Builds and compiles the recogniser of the first stage with freshly seeded weights."""
     train, model = config.train, config.model
     keras.utils.set_random_seed(config.seed % 2**32)  # also Keras' own generator, if one was set before
@@ -158,7 +167,8 @@ def _recognizer(config: Config, runtime: Runtime, first: Stage, swa: tuple[int, 
         )
         if model.sync_batch_norm:
             _synchronise(embedding_model, config, runtime)
-        recognizer = FaceRecognizer(embedding_model, first.head.make_head(), model.scaling)
+        make = teaching.recognizer if teaching else FaceRecognizer
+        recognizer = make(embedding_model, first.head.make_head(), model.scaling)
         recognizer.compile(
             first.head.make_optimizer(),
             first.loss,

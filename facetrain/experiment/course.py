@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from tensorflow import keras
@@ -14,6 +14,7 @@ from facetrain.distributed.contact import watching
 from facetrain.distributed.elastic import launched_elastically, run_elastically
 from facetrain.distributed.runtime import Runtime
 from facetrain.experiment import build
+from facetrain.experiment.distilling import Teaching, open_teaching
 from facetrain.experiment.faces import Faces
 from facetrain.experiment.reports import report_of_training
 from facetrain.progress import say
@@ -21,7 +22,7 @@ from facetrain.training import RunDirectory, Trainer
 from facetrain.training.memory import Memory
 
 Prepare = Callable[[Runtime], Faces]
-Begin = Callable[[Trainer, Faces], dict[str, Any]]
+Begin = Callable[[Trainer, Faces, Optional[Teaching]], dict[str, Any]]
 
 
 def carry_out(config: Config, run: RunDirectory, prepare: Prepare, begin: Begin, show_progress: bool) -> dict[str, Any]:
@@ -41,8 +42,9 @@ def carry_out(config: Config, run: RunDirectory, prepare: Prepare, begin: Begin,
     runtime = build.build_runtime(config)
     with watching(runtime, config.runtime.peer_timeout, lambda: _advice(run, runtime)):
         faces = prepare(runtime)
-        trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
-        begun = begin(trainer, faces)
+        teaching = open_teaching(config, faces, runtime, show_progress)
+        trainer = build.build_trainer(config, faces, runtime, show_progress, teaching)(run)
+        begun = begin(trainer, faces, teaching)
         return {**begun, **_finish(trainer, show_progress)}
 
 
@@ -58,12 +60,13 @@ def _carry_out_elastically(
         runtime = build.build_runtime(config)
         if not prepared:
             prepared.append(prepare(runtime))
-        trainer = build.build_trainer(config, prepared[0], runtime, show_progress)(run)
+        teaching = open_teaching(config, prepared[0], runtime, show_progress)
+        trainer = build.build_trainer(config, prepared[0], runtime, show_progress, teaching)(run)
         memory.hosts_changed = hosts_changed
         trainer.memory = memory
         committed = _of_chief(runtime, None if memory.step is None else [memory.step, memory.run])
         if committed is None:
-            summary.update(begin(trainer, prepared[0]))
+            summary.update(begin(trainer, prepared[0], teaching))
         else:
             trainer.recall(*committed)
             ranks = "1 process" if runtime.world == 1 else f"{runtime.world} processes"

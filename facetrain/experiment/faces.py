@@ -16,6 +16,7 @@ from facetrain.data.decoding import DecodingImages
 from facetrain.data.sources import FaceSource, kind_of, open_source, require_trainable
 from facetrain.data.subset_source import SubsetSource
 from facetrain.data.variants import Variants
+from facetrain.experiment.distillation_check import learns_without_labels
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class Faces:
     fingerprint: str
     name_of: Callable[[int], str]
     source: FaceSource
+    # Which images of the source they are; None: all of them, in order.
+    kept: np.ndarray | None = None
 
 
 def build_faces(config: Config, show_progress: bool) -> Faces:
     """Opens the source of training images and its decoded cache."""
     data = config.data
-    source = require_trainable(open_training_source(config))
+    source = open_training_source(config)
+    if not learns_without_labels(config):
+        require_trainable(source)
     if data.cache == "none":
         images = DecodingImages(source, data.size, on_unreadable=data.on_unreadable)
         return Faces(images, source.labels, source.num_identities, source.fingerprint(), source.names, source)
@@ -47,7 +52,7 @@ def build_faces(config: Config, show_progress: bool) -> Faces:
     def name_of(index: int) -> str:
         return source.names(int(cache.kept[index]))
 
-    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of, source)
+    return Faces(cache.images, cache.labels, source.num_identities, source.fingerprint(), name_of, source, cache.kept)
 
 
 def default_cache_dir() -> Path:

@@ -69,6 +69,7 @@ class Plan:
         feed: Callable[[EpochOrder], Feed],
         num_classes: int,
         make_optimizer: Callable[[], keras.optimizers.Optimizer],
+        make_loss: Callable[[dict[str, Any]], keras.losses.Loss] = losses.get,
     ) -> list[Stage]:
         """Builds the losses; what a stage has in common with the one before it shares, so that its statistics go on.
 
@@ -76,13 +77,14 @@ class Plan:
             feed: returns the batches in an order.
             num_classes: number of identities.
             make_optimizer: returns an optimiser, not built.
+            make_loss: returns the loss of a specification.
         Raises:
             InputError: for arguments that a head or a loss refuses, or an optimiser that a head cannot be trained with.
         """
         made: list[Stage] = []
         for number, (stage, order, steps) in enumerate(zip(self._resolved, self._orders, self._steps)):
             before, last = (self._resolved[number - 1], made[-1]) if number else (None, None)
-            loss = last.loss if before and stage.loss == before.loss else losses.get(stage.loss)
+            loss = last.loss if before and stage.loss == before.loss else make_loss(stage.loss)
             same_head = before and stage.head == before.head
             head = last.head if same_head else self._head(stage, num_classes, make_optimizer)
             batches = last.feed if before and stage.order == before.order else feed(order)

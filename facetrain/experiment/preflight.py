@@ -14,6 +14,7 @@ from facetrain.data.sampling import ORDERS
 from facetrain.data.sources import SOURCES
 from facetrain.embeddings import NECKS
 from facetrain.errors import InputError, did_you_mean
+from facetrain.experiment.distillation_check import check_distillation
 from facetrain.heads import HEADS
 from facetrain.images import SCALINGS
 from facetrain.losses import LOSSES
@@ -34,6 +35,7 @@ def check(config: Config) -> None:
     _check_order(config)
     _check_average(config)
     _check_paths(config)
+    check_distillation(config)
 
 
 def check_names(config: Config) -> None:

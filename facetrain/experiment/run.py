@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
 from facetrain.errors import InputError
@@ -29,6 +29,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     check(config)
     from facetrain.experiment import data_safety
     from facetrain.experiment.course import carry_out
+    from facetrain.experiment.distilling import Teaching, describe_teaching
     from facetrain.experiment.faces import Faces, build_faces
     from facetrain.experiment.initial import start_from
     from facetrain.training.run_directory import RunDirectory, describe_environment
@@ -41,11 +42,12 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
             run.refuse_existing()
         return build_faces(config, show_progress and runtime.is_chief)
 
-    def begin(trainer: Any, faces: Faces) -> dict[str, Any]:
+    def begin(trainer: Any, faces: Faces, teaching: Optional[Teaching]) -> dict[str, Any]:
         checkpoint = trainer.store.latest()
         if checkpoint is not None:  # of an elastic training that a rank left with its part of a sharded head
             trainer.restore(checkpoint)
             return {}
+        taught = describe_teaching(teaching, trainer.recognizer, config, trainer.runtime, show_progress)
         started = start_from(trainer, config, faces, faces.source.identities, show_progress)
         manifest = {
             **describe_environment(),
@@ -57,6 +59,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
             **_sequence_of(config),
             "scaled_learning_rates": [rate._asdict() for rate in rates],
             **started,
+            **taught,
             "runtime": trainer.runtime.describe(),
             "world": trainer.runtime.world,
         }
@@ -100,13 +103,16 @@ def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[s
     from facetrain.data.manifest import read_label_map
     from facetrain.experiment import data_safety
     from facetrain.experiment.course import carry_out
+    from facetrain.experiment.distilling import Teaching
     from facetrain.experiment.faces import Faces, build_faces
     from facetrain.experiment.initial import start_from
 
     def prepare(runtime: Any) -> Faces:
         return data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
 
-    def begin(trainer: Any, faces: Faces) -> dict[str, Any]:
+    def begin(trainer: Any, faces: Faces, teaching: Optional[Teaching]) -> dict[str, Any]:
+        if teaching is not None:
+            teaching.refuse_others(manifest.get("distillation", {}), run.path)
         if trainer.runtime.is_chief:
             data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
         checkpoint = trainer.store.latest()

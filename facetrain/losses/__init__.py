@@ -28,25 +28,52 @@ LOSSES.add("triplet", "facetrain.losses.tuplet:TripletLoss", "triplets of embedd
 LOSSES.add("center", "facetrain.losses.centre:CenterLoss", "distance from the class's moving centre")
 LOSSES.add("supcon", "facetrain.losses.contrastive:SupConLoss", "supervised contrastive loss of embeddings")
 LOSSES.add("sum", "facetrain.losses.sums:SumLoss", "weighted sum of several losses")
+LOSSES.add("none", "facetrain.losses.taught:NoLoss", "nothing: for distillation without labels")
+
+DISTILLATION_LOSSES = Registry("distillation loss")
+DISTILLATION_LOSSES.add(
+    "cosine", "facetrain.losses.distillation:CosineTeacherLoss", "1 - cosine with the teacher's embedding"
+)
+DISTILLATION_LOSSES.add("l2", "facetrain.losses.distillation:L2TeacherLoss", "squared distance from its embedding")
+DISTILLATION_LOSSES.add(
+    "kl", "facetrain.losses.distillation:KLTeacherLoss", "divergence from its softmax over classes, at a temperature"
+)
+DISTILLATION_LOSSES.add(
+    "distances", "facetrain.losses.relational:DistanceTeacherLoss", "relational: distances between images of a batch"
+)
+DISTILLATION_LOSSES.add(
+    "angles", "facetrain.losses.relational:AngleTeacherLoss", "relational: angles between three images of a batch"
+)
+DISTILLATION_LOSSES.add(
+    "attention", "facetrain.losses.attention:AttentionTeacherLoss", "where feature maps of named layers are large"
+)
 
 _HOME = {
     "AdaCos": "adacos",
     "AdaFace": "adaface",
     "AirFace": "airface",
     "AngularMarginLoss": "margin_softmax",
+    "AngleTeacherLoss": "relational",
     "ArcFace": "margin_softmax",
     "ArcNegFace": "negatives",
+    "AttentionTeacherLoss": "attention",
     "CenterLoss": "centre",
     "CircleLoss": "negatives",
     "CombinedMargin": "margin_softmax",
     "CosFace": "margin_softmax",
+    "CosineTeacherLoss": "distillation",
     "CurricularFace": "adaptive",
+    "DistanceTeacherLoss": "relational",
+    "DistillationLoss": "taught",
     "FaceLoss": "base",
+    "KLTeacherLoss": "distillation",
+    "L2TeacherLoss": "distillation",
     "MVAMSoftmax": "mv_softmax",
     "MVArcSoftmax": "mv_softmax",
     "MagFace": "adaptive",
     "MarginLoss": "margin_softmax",
     "NPCFace": "npcface",
+    "NoLoss": "taught",
     "NormSoftmax": "margin_softmax",
     "SphereFace": "margin_softmax",
     "SumLoss": "sums",

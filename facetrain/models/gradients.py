@@ -54,7 +54,7 @@ class GradientPass:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         images = self._augmented(batch)
         with not_compiled(not recognizer.jit_compile), tf.GradientTape() as tape:
-            outputs = recognizer(images, training=True, sample=sample)
+            outputs = recognizer.training_outputs(images, batch, sample)
             losses, observed = self._example_losses(batch, outputs, sample)
             loss = tf.reduce_mean(losses)
             penalties = tf.add_n(recognizer.losses) if recognizer.losses else 0.0

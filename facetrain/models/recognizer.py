@@ -69,10 +69,28 @@ class FaceRecognizer(keras.Model):
 
     def call(self, images: tf.Tensor, training: bool = False, sample: Any = None) -> dict[str, tf.Tensor]:
         """Returns cosines and embeddings, and with a sample of classes the labels in it; see the class."""
-        embeddings = self.embedding_model(scale_pixels(images, self.scaling), training=training)
+        return self.with_head(self.embedding_model(scale_pixels(images, self.scaling), training=training), sample)
+
+    def with_head(self, embeddings: tf.Tensor, sample: Any = None) -> dict[str, tf.Tensor]:
+        """Returns what a call returns, for embeddings [B, D]."""
         if sample is None:
             return {"logits": self.head(embeddings), "embedding": embeddings}
         return {"embedding": embeddings, **self.head(embeddings, sample=sample)}
+
+    def training_outputs(self, images: tf.Tensor, batch: Mapping[str, Any], sample: Any = None) -> dict[str, Any]:
+        """Returns what the loss of a train step sees of some images; subclasses add to it.
+
+        Args:
+            images: [B, S, S, 3], augmented.
+            batch: all that came with them.
+            sample: the classes of this step, if the head wants any.
+        """
+        return self(images, training=True, sample=sample)
+
+    @property
+    def extra_layers(self) -> list[keras.layers.Layer]:
+        """Layers that train along and belong to neither embedding model nor head; none here."""
+        return []
 
     def compile(  # noqa: D417 - Keras' own arguments are Keras' to describe
         self,
@@ -176,6 +194,7 @@ class FaceRecognizer(keras.Model):
         """Returns the trainable variables that no frozen pattern matches."""
         named = [(f"embedding/{v.name}", v) for v in self.embedding_model.trainable_variables]
         named += [(f"head/{v.name}", v) for v in self.head.trainable_variables]
+        named += [(f"extra/{v.name}", v) for layer in self.extra_layers for v in layer.trainable_variables]
         return [v for name, v in named if not is_frozen(name.split(":")[0], self._frozen)]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -28,6 +28,7 @@ def named_variables(recognizer: FaceRecognizer) -> dict[str, tf.Variable]:
     groups: list[tuple[str, Iterable[tf.Variable]]] = [
         ("embedding", recognizer.embedding_model.variables),
         ("head", recognizer.head.variables),
+        ("extra", [variable for layer in recognizer.extra_layers for variable in layer.variables]),
     ]
     if recognizer.optimizer is not None:
         groups.append(("optimizer", optimizer_variables(recognizer.optimizer)))
