@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from facetrain.config import Config, config_fingerprint, dump_yaml, load_config
 from facetrain.errors import InputError
@@ -13,12 +13,14 @@ from facetrain.files import PathLike
 from facetrain.progress import say
 
 
-def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
+def train(config: Config, show_progress: bool = False, until_epoch: Optional[float] = None) -> dict[str, Any]:
     """Trains from the beginning in a new run directory.
 
     Args:
         config: the experiment; its ``name`` is the run's, which must not exist yet.
         show_progress: show a bar or lines on stderr.
+        until_epoch: pause after this epoch, with all that stands at the end of a run; ``resume`` goes on. None: train
+            to the end.
     Returns:
         summary: run directory, best model, results of the evaluation, report.
     Raises:
@@ -36,7 +38,7 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     if runtime.is_chief:
         run.refuse_existing()
     faces = build_faces(config, show_progress and runtime.is_chief)
-    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    trainer = build.build_trainer(config, faces, runtime, show_progress, until_epoch)(run)
     rates = scaled_rates(config)
     started = start_from(trainer, config, faces, faces.source.identities, show_progress)
     manifest = {
@@ -61,11 +63,15 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
     return {**started, **_finish(trainer, show_progress)}
 
 
-def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
+def resume(run_dir: PathLike, show_progress: bool = False, until_epoch: Optional[float] = None) -> dict[str, Any]:
     """Goes on with a run from its newest whole checkpoint, or from its beginning if there is none.
 
     The number of processes and devices may differ from before: the images of a step do not depend on it.
 
+    Args:
+        run_dir: the run.
+        show_progress: as ``train``.
+        until_epoch: as ``train``, counted from the beginning of the run.
     Returns:
         as ``train``.
     Raises:
@@ -87,7 +93,7 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
 
     runtime = build.build_runtime(config)
     faces = data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
-    trainer = build.build_trainer(config, faces, runtime, show_progress)(run)
+    trainer = build.build_trainer(config, faces, runtime, show_progress, until_epoch)(run)
     data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
     checkpoint = trainer.store.latest()
     if checkpoint is not None:
