@@ -28,6 +28,7 @@ from facetrain.cli import (
     show,
     surgery,
     train,
+    tune,
 )
 from facetrain.cli.failures import EXIT_FAILURE, TRACEBACK_VARIABLE, report_failure
 
@@ -40,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train.train)
+app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(align.align)
