@@ -12,7 +12,9 @@ from facetrain.config.documents import read_document
 from facetrain.experiment import check
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = {path.relative_to(CONFIGS).as_posix(): path for path in sorted(CONFIGS.rglob("*.yaml"))}
+# Space files of searches are no configs: tests/tuning looks at them.
+PATHS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "tuning"]
+FILES = {path.relative_to(CONFIGS).as_posix(): path for path in PATHS}
 RECIPES = [name for name in FILES if not name.startswith("base/")]
 # Recipes name the reader's own folders; what is checked here is everything else.
 NO_PATHS = ["data.kind=synthetic", "data.path=null", "data.landmarks=null", "evaluate=[]", "distillation=null"]

@@ -52,7 +52,7 @@ LEVELS = {
 }
 MAY_IMPORT_CONFIG = {"config", "experiment", "tuning", "cli"}
 # Third-party packages that only one part touches, so that a later change of the stack stays small.
-TOUCHED_BY = {"tensorflow_addons": {"optimizers"}, "horovod": {"distributed"}}
+TOUCHED_BY = {"tensorflow_addons": {"optimizers"}, "horovod": {"distributed"}, "keras_tuner": {"tuning"}}
 
 _TARGET = re.compile(rf"{PACKAGE}(?:\.\w+)+(?::\w+)?")
 MODULES = {

@@ -30,6 +30,7 @@ from facetrain.cli import (
     show,
     surgery,
     train,
+    tune,
 )
 from facetrain.cli.failures import EXIT_FAILURE, TRACEBACK_VARIABLE, report_failure
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command()(train.train)
 app.command()(launch.launch)
+app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(embed.embed)

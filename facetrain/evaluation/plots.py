@@ -48,7 +48,7 @@ def roc_plot(results: Mapping[str, VerificationResult], theme: str = "light") ->
         a PNG image.
     """
     colours = THEMES[theme]
-    figure, (axes,) = _figure(colours, (6.4, 4.6), 1)
+    figure, (axes,) = new_figure(colours, (6.4, 4.6), 1)
     smallest = 0.1
     for (name, result), colour in zip(results.items(), _cycle(colours.series, len(results))):
         roc = roc_curve(result.scores, result.is_same)
@@ -66,13 +66,13 @@ def roc_plot(results: Mapping[str, VerificationResult], theme: str = "light") ->
     axes.xaxis.set_minor_formatter(lambda far, _: "")
     _percent(axes)
     _legend(axes, colours, "lower right")
-    return _png(figure)
+    return png_of(figure)
 
 
 def score_plot(result: VerificationResult, theme: str = "light") -> bytes:
     """Draws how the cosines of pairs of one person and of two are distributed, and the threshold between them."""
     colours = THEMES[theme]
-    figure, (axes,) = _figure(colours, (6.4, 4.6), 1)
+    figure, (axes,) = new_figure(colours, (6.4, 4.6), 1)
     scores = result.scores.astype(np.float64)
     low, high = float(scores.min()), float(scores.max())
     margin = max(0.02, 0.03 * (high - low))
@@ -88,7 +88,7 @@ def score_plot(result: VerificationResult, theme: str = "light") -> bytes:
     axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
     _percent(axes)
     _legend(axes, colours, "best")
-    return _png(figure)
+    return png_of(figure)
 
 
 def training_plot(history: Sequence[Mapping[str, Any]], theme: str = "light") -> bytes | None:
@@ -116,7 +116,7 @@ def training_plot(history: Sequence[Mapping[str, Any]], theme: str = "light") ->
     if not panels:
         return None
     stages, last = _stages(history), max(points[0].max() for points in series.values() if points.size)
-    figure, all_axes = _figure(colours, (4.4 * len(panels), 3.5), len(panels))
+    figure, all_axes = new_figure(colours, (4.4 * len(panels), 3.5), len(panels))
     for axes, (title, keys) in zip(all_axes, panels):
         for (key, label), colour in zip(keys.items(), _cycle(colours.series, len(keys))):
             _curve(axes, series[key], label, colour, key, [first for _, first in stages[1:]])
@@ -126,7 +126,7 @@ def training_plot(history: Sequence[Mapping[str, Any]], theme: str = "light") ->
         if title == "accuracy":
             _percent(axes)
             _legend(axes, colours, "lower right" if len(stages) > 1 else "best")
-    return _png(figure)
+    return png_of(figure)
 
 
 def schedule_plot(
@@ -144,7 +144,7 @@ def schedule_plot(
         a PNG image.
     """
     colours = THEMES[theme]
-    figure, (axes,) = _figure(colours, (7.6, 3.8), 1)
+    figure, (axes,) = new_figure(colours, (7.6, 3.8), 1)
     firsts = [first for _, first in stages]
     # A long run has more updates than a picture has columns; the updates around a change of stage stay.
     edges = [step for first in firsts for step in (first - 1, first) if 0 <= step < len(rates)]
@@ -165,7 +165,7 @@ def schedule_plot(
         color=colours.text,
         fontsize=9,
     )
-    return _png(figure)
+    return png_of(figure)
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
@@ -232,7 +232,8 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(np.pad(values, (width, width), "edge"), np.full(2 * width + 1, 1 / (2 * width + 1)), "valid")
 
 
-def _figure(theme: Theme, inches: tuple[float, float], columns: int) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(theme: Theme, inches: tuple[float, float], columns: int) -> tuple[Figure, Sequence[Axes]]:
+    """Returns an empty figure in the colours of a theme, and its panels side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -266,7 +267,8 @@ def _cycle(colours: tuple[str, ...], count: int) -> list[str]:
     return [colours[i % len(colours)] for i in range(count)]
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """Returns a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

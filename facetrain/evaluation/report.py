@@ -67,10 +67,10 @@ def write_report(
         plots["roc"] = lambda theme: roc_plot(results, theme)
     for name, result in results.items():
         plots[f"scores_{name}"] = lambda theme, result=result: score_plot(result, theme)
-    page = _environment().from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    page = page_environment().from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         version=__version__,
-        plots={name: _plot_files(path.parent / PLOT_FOLDER, name, draw) for name, draw in plots.items()},
+        plots={name: plot_files(path.parent / PLOT_FOLDER, name, draw) for name, draw in plots.items()},
         training=_training_facts(history),
         results=results,
         pair_sets=pair_sets,
@@ -99,11 +99,18 @@ def worst_pairs(result: VerificationResult, count: int) -> tuple[np.ndarray, np.
     return false_matches[:count], false_non_matches[:count]
 
 
-def _environment() -> Any:
-    from jinja2 import Environment, StrictUndefined
+def page_environment(**filters: Callable[..., Any]) -> Any:
+    """Returns what renders pages in the style of this report; templates include ``report.css`` from here.
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, far=far_label, short=_short)
+    Args:
+        **filters: further filters by name.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(_TEMPLATE.parent)
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, **options)
+    environment.filters.update(percent=_percent, far=far_label, short=_short, **filters)
     return environment
 
 
@@ -116,7 +123,7 @@ def _short(name: str) -> str:
     return "/".join(name.split("/")[-2:])
 
 
-def _plot_files(folder: Path, name: str, draw: Callable[[str], bytes | None]) -> dict[str, str] | None:
+def plot_files(folder: Path, name: str, draw: Callable[[str], bytes | None]) -> dict[str, str] | None:
     """Writes the light plot as a file; returns both themes as data URIs, or None if there is nothing to draw."""
     light, dark = draw("light"), draw("dark")
     if light is None or dark is None:

@@ -87,7 +87,12 @@ def build_evaluators(config: Config, runtime: Optional[Runtime] = None) -> list[
 
 
 def build_trainer(
-    config: Config, faces: Faces, runtime: Runtime, show_progress: bool, teaching: Teaching | None = None
+    config: Config,
+    faces: Faces,
+    runtime: Runtime,
+    show_progress: bool,
+    teaching: Teaching | None = None,
+    until_epoch: float | None = None,
 ) -> Callable[[RunDirectory], Trainer]:
     """Builds all that can refuse its input; what it returns makes the trainer once there is a run directory."""
     augmentations = augment.build(config.data.augment_steps)
@@ -112,7 +117,7 @@ def build_trainer(
     if show_progress and runtime.is_chief:
         say(describe_division(config, runtime), show_progress)
     plan = Plan(config, faces.labels, runtime.rank, runtime.world, runtime.collectives)
-    options = _options(config, plan, show_progress)
+    options = _options(config, plan, show_progress, until_epoch)
     evaluators = build_evaluators(config, runtime)
     check_overlap(config, faces, evaluators, warn=runtime.is_chief)
     schedule = plan.schedule()
@@ -210,7 +215,7 @@ def _swa(config: Config, plan: Plan) -> tuple[int, int] | None:
     return first, every
 
 
-def _options(config: Config, plan: Plan, show_progress: bool) -> TrainingOptions:
+def _options(config: Config, plan: Plan, show_progress: bool, until_epoch: float | None) -> TrainingOptions:
     train = config.train
 
     def every(duration: Any) -> Every:
@@ -228,6 +233,7 @@ def _options(config: Config, plan: Plan, show_progress: bool) -> TrainingOptions
         keep_checkpoints=train.keep_checkpoints,
         tensorboard=train.tensorboard,
         show_progress=show_progress,
+        pause_at=None if until_epoch is None else max(1, plan.steps_of(until_epoch)),
     )
 
 

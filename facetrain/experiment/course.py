@@ -25,7 +25,14 @@ Prepare = Callable[[Runtime], Faces]
 Begin = Callable[[Trainer, Faces, Optional[Teaching]], dict[str, Any]]
 
 
-def carry_out(config: Config, run: RunDirectory, prepare: Prepare, begin: Begin, show_progress: bool) -> dict[str, Any]:
+def carry_out(
+    config: Config,
+    run: RunDirectory,
+    prepare: Prepare,
+    begin: Begin,
+    show_progress: bool,
+    until_epoch: Optional[float] = None,
+) -> dict[str, Any]:
     """Trains to the end, and writes the report.
 
     Args:
@@ -34,22 +41,28 @@ def carry_out(config: Config, run: RunDirectory, prepare: Prepare, begin: Begin,
         prepare: returns the training images.
         begin: gives a new trainer what it begins with, or goes on with, and returns its part of the summary.
         show_progress: show a bar or lines on stderr.
+        until_epoch: where to pause; None: nowhere.
     Returns:
         the summary.
     """
     if launched_elastically():
-        return _carry_out_elastically(config, run, prepare, begin, show_progress)
+        return _carry_out_elastically(config, run, prepare, begin, show_progress, until_epoch)
     runtime = build.build_runtime(config)
     with watching(runtime, config.runtime.peer_timeout, lambda: _advice(run, runtime)):
         faces = prepare(runtime)
         teaching = open_teaching(config, faces, runtime, show_progress)
-        trainer = build.build_trainer(config, faces, runtime, show_progress, teaching)(run)
+        trainer = build.build_trainer(config, faces, runtime, show_progress, teaching, until_epoch)(run)
         begun = begin(trainer, faces, teaching)
         return {**begun, **_finish(trainer, show_progress)}
 
 
 def _carry_out_elastically(
-    config: Config, run: RunDirectory, prepare: Prepare, begin: Begin, show_progress: bool
+    config: Config,
+    run: RunDirectory,
+    prepare: Prepare,
+    begin: Begin,
+    show_progress: bool,
+    until_epoch: Optional[float],
 ) -> dict[str, Any]:
     memory = Memory(config.runtime.commit_every, lambda: False)
     prepared: list[Faces] = []
@@ -61,7 +74,7 @@ def _carry_out_elastically(
         if not prepared:
             prepared.append(prepare(runtime))
         teaching = open_teaching(config, prepared[0], runtime, show_progress)
-        trainer = build.build_trainer(config, prepared[0], runtime, show_progress, teaching)(run)
+        trainer = build.build_trainer(config, prepared[0], runtime, show_progress, teaching, until_epoch)(run)
         memory.hosts_changed = hosts_changed
         trainer.memory = memory
         committed = _of_chief(runtime, None if memory.step is None else [memory.step, memory.run])

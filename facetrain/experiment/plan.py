@@ -64,6 +64,15 @@ class Plan:
         """Updates in an epoch of the first stage."""
         return self._orders[0].steps_per_epoch
 
+    def steps_of(self, epochs: float) -> int:
+        """Updates in the first ``epochs`` epochs of the run, all of its stages at most."""
+        made = 0
+        for stage, steps in zip(self._resolved, self._steps):
+            if epochs < stage.epochs:
+                return made + round(steps * epochs / stage.epochs)
+            made, epochs = made + steps, epochs - stage.epochs
+        return made
+
     def stages(
         self,
         feed: Callable[[EpochOrder], Feed],

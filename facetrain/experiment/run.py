@@ -14,12 +14,14 @@ from facetrain.files import PathLike
 from facetrain.progress import say
 
 
-def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
+def train(config: Config, show_progress: bool = False, until_epoch: Optional[float] = None) -> dict[str, Any]:
     """Trains from the beginning in a new run directory.
 
     Args:
         config: the experiment; its ``name`` is the run's, which must not exist yet.
         show_progress: show a bar or lines on stderr.
+        until_epoch: pause after this epoch, with all that stands at the end of a run; ``resume`` goes on. None: train
+            to the end.
     Returns:
         summary: run directory, best model, results of the evaluation, report.
     Raises:
@@ -71,10 +73,15 @@ def train(config: Config, show_progress: bool = False) -> dict[str, Any]:
                 say(rate.describe(), show_progress)
         return started
 
-    return carry_out(config, run, prepare, begin, show_progress)
+    return carry_out(config, run, prepare, begin, show_progress, until_epoch)
 
 
-def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def resume(
+    run_dir: PathLike,
+    show_progress: bool = False,
+    overrides: Iterable[str] = (),
+    until_epoch: Optional[float] = None,
+) -> dict[str, Any]:
     """Goes on with a run from its newest whole checkpoint, or from its beginning if there is none.
 
     The number of processes and devices may differ from before: the images of a step do not depend on it.
@@ -83,6 +90,7 @@ def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[s
         run_dir: its directory.
         show_progress: show a bar or lines on stderr.
         overrides: assignments such as ``"runtime.kind=single"``; of the section ``runtime`` only.
+        until_epoch: as ``train``, counted from the beginning of the run.
     Returns:
         as ``train``.
     Raises:
@@ -122,7 +130,7 @@ def resume(run_dir: PathLike, show_progress: bool = False, overrides: Iterable[s
             start_from(trainer, config, faces, read_label_map(run.label_map).names, show_progress)
         return {}
 
-    return carry_out(config, run, prepare, begin, show_progress)
+    return carry_out(config, run, prepare, begin, show_progress, until_epoch)
 
 
 def _sequence_of(config: Config) -> dict[str, Any]:

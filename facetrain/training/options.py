@@ -43,6 +43,7 @@ class TrainingOptions:
         keep_checkpoints: how many checkpoints stay.
         tensorboard: write event files too.
         show_progress: show a bar or lines on stderr.
+        pause_at: update after which training stops for now, evaluated and saved as at its end; None: it goes on.
     """
 
     steps_per_epoch: int
@@ -53,6 +54,7 @@ class TrainingOptions:
     keep_checkpoints: int = 3
     tensorboard: bool = True
     show_progress: bool = False
+    pause_at: int | None = None
 
     def saves(self, made: int, per_epoch: int) -> bool:
         """Whether a checkpoint is due after ``made`` updates of a stretch with epochs of ``per_epoch`` updates."""

@@ -113,7 +113,7 @@ class Trainer:
         self._use(last.stage)
 
     def fit(self) -> RunState:
-        """Trains from where the state stands to the end.
+        """Trains from where the state stands to the end, or to where it is to pause.
 
         Returns:
             the final state.
@@ -179,19 +179,22 @@ class Trainer:
         self, log: MetricsLog | None, display: Display, interrupt: InterruptFlag
     ) -> list[callbacks.RunCallback]:
         state, options, timeline = self.state, self.options, self.state.timeline
-        self.recognizer.stop_training = False
+        pause = options.pause_at
+        self.recognizer.stop_training = pause is not None and state.step >= pause
 
         def evaluates(step: int) -> bool:
             # The same on all ranks, which meet to average their statistics and to embed the images.
-            return options.evaluates and (options.measures(*timeline.made(step)) or step == state.total_steps)
+            return options.evaluates and (options.measures(*timeline.made(step)) or step in (state.total_steps, pause))
 
         def saves(step: int) -> bool:
-            return options.saves(*timeline.made(step)) or step == state.total_steps
+            return options.saves(*timeline.made(step)) or step in (state.total_steps, pause)
 
         def indices(step: int) -> np.ndarray:
             return switch.at(step).feed.order.batch(*timeline.place(step))
 
         def interrupted(step: int) -> bool:
+            if step == pause:
+                return True
             if self.runtime.world == 1:
                 return interrupt.raised
             # Ranks must stop after the same update: they agree, now and then, whether any of them was asked to.
