@@ -12,6 +12,7 @@ from tensorflow import keras
 
 from facetrain import surgery
 from facetrain.files import atomic_path
+from facetrain.layers import DropPath, FastPReLU, HardSwish
 from facetrain.surgery.graph import Graph
 
 layers = keras.layers
@@ -45,6 +46,21 @@ def _residual(x: Any) -> Any:
     return block(block(x, "block1"), "block2")
 
 
+def _dropped(x: Any) -> Any:
+    y = layers.Conv2D(4, 3, padding="same", name="block_conv")(x)
+    return layers.Add(name="block")([x, DropPath(0.2, name="block_path")(y)])
+
+
+def _two_ends(x: Any) -> Any:
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return [layers.Dense(8, name="embedding")(x), layers.Dense(2, name="gender")(x)]
+
+
+def _classifier(x: Any) -> Any:
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(8, 3, name="conv")(x))
+    return layers.Dense(10, name="logits")(x)
+
+
 DRAWINGS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "prelu_to_depthwise": (layers.PReLU(shared_axes=[1, 2], name="prelu"), {}),
     "upsampling_to_conv_transpose": (layers.UpSampling2D(2, interpolation="bilinear", name="up"), {}),
@@ -53,7 +69,12 @@ DRAWINGS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "fuse_consecutive_dense": (_dense_dense, {}),
     "reparameterize": (_repvgg, {}),
     "fold_input_scaling": (layers.Conv2D(8, 3, padding="same", name="conv"), {}),
+    "replace_activations": (layers.Conv2D(8, 3, activation="relu", name="conv"), {"old": "relu", "new": "prelu"}),
     "add_stochastic_depth": (_residual, {"rate": 0.2}),
+    "remove_stochastic_depth": (_dropped, {}),
+    "prune_outputs": (_two_ends, {"keep": "embedding"}),
+    "cut_at": (_classifier, {"layer": "pool"}),
+    "to_keras_layers": (lambda x: HardSwish(name="swish")(FastPReLU(shared_axes=[1, 2], name="prelu")(x)), {}),
     "global_depthwise": (layers.DepthwiseConv2D(6, use_bias=False, name="gdc"), {}),
     "split_group_conv": (layers.Conv2D(4, 3, groups=2, name="conv"), {}),
 }

@@ -179,11 +179,11 @@ def run_surgery_test(operate: Callable[[keras.Model], keras.Model], model: keras
     """
     rng = np.random.default_rng(11)
     inputs = [rng.normal(size=[t.shape[0] or 3, *t.shape[1:]]).astype(t.dtype.as_numpy_dtype) for t in model.inputs]
-    before = _fingerprint(model)
+    before = fingerprint(model)
     expected = _outputs(model, inputs)
     new = operate(model)
     assert new is not model and not {id(w) for w in new.weights} & {id(w) for w in model.weights}
-    assert _fingerprint(model) == before, "the source was touched"
+    assert fingerprint(model) == before, "the source was touched"
     _assert_equal(_outputs(new, inputs), expected)
 
     again = operate(new)
@@ -196,7 +196,8 @@ def run_surgery_test(operate: Callable[[keras.Model], keras.Model], model: keras
     return new
 
 
-def _fingerprint(model: keras.Model) -> tuple[Any, ...]:
+def fingerprint(model: keras.Model) -> tuple[Any, ...]:
+    """Returns what a surgery must leave alone in its source: configuration, weights, and who is called by whom."""
     layers = [layer for layer in model._flatten_layers()]
     calls = [(id(layer), len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
     return repr(model.get_config()), [w.tobytes() for w in model.get_weights()], calls

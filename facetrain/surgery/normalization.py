@@ -57,5 +57,6 @@ def _renewed(rebuild: Rebuild, layer: keras.layers.Layer, changes: Config) -> ke
     config = {**layer_config(layer), **changes}
     synced = keras_class(layer) is _SYNCED or getattr(layer, "synchronized", False)
     synced = config.pop("synchronized", synced)
+    plain = keras.layers.BatchNormalization if keras_class(layer) is _SYNCED else type(layer)
     # BatchNormalization(synchronized=True) forgets it when it is saved; the class does not.
-    return rebuild.inherit((_SYNCED if synced else keras.layers.BatchNormalization).from_config(config), layer)
+    return rebuild.inherit((_SYNCED if synced else plain).from_config(config), layer)

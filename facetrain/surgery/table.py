@@ -38,6 +38,7 @@ _TABLE = (
     ("cut_at", "shapes", _PROVEN, "ends the model at a layer"),
     ("to_float32", "precision", "approximate", "every layer computes in float32"),
     ("to_mixed_precision", "precision", "approximate", "layers compute in half precision, outputs in float32"),
+    ("to_keras_layers", "keras_layers", _PROVEN, "layers of this package as those of Keras, for tools without it"),
     ("global_depthwise", "converters", _PROVEN, "depthwise convolutions over a whole map, for converters without"),
     ("split_group_conv", "converters", _PROVEN, "grouped convolutions, for converters without"),
 )

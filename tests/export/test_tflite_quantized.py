@@ -102,10 +102,16 @@ def test_patterns_that_do_not_help(model, tmp_path, patterns, part):
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("tflite_float16", "to a cosine of 0.99,"), ("tflite_dynamic", "to a mean cosine of 0.95,")]
+    ("spec", "part"),
+    [
+        ({"name": "tflite_float16"}, "to a cosine of 0.99,"),
+        ({"name": "tflite_dynamic"}, "to a mean cosine of 0.95,"),
+        ({"name": "tflite_int8", "representative": crops(2)}, "to a mean cosine of 0.95,"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
-def test_an_export_below_the_gate_is_refused_unless_forced(model, tmp_path, monkeypatch, name, part):
-    exporter = EXPORTERS.get(name)
+def test_an_export_below_the_gate_is_refused_unless_forced(model, tmp_path, monkeypatch, spec, part):
+    exporter = EXPORTERS.get(spec["name"])
     original = exporter.load
 
     def altered(self, path):
@@ -113,7 +119,7 @@ def test_an_export_below_the_gate_is_refused_unless_forced(model, tmp_path, monk
         return lambda images: embed(images) * np.linspace(-0.5, 1.0, DIMENSION)
 
     monkeypatch.setattr(exporter, "load", altered)
-    arguments = (model, contract(), tmp_path / "x.tflite", name, crops())
+    arguments = (model, contract(), tmp_path / "x.tflite", spec, crops())
     with pytest.raises(ExportError, match=f"{part}.*--force"):
         export_model(*arguments)
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from tensorflow import keras
 
+from facetrain.layers import FastBatchNormalization, FastDepthwiseConv2D, FastPReLU, GroupedConv2D, HardSwish
+
 layers = keras.layers
 KINDS = ("conv", "depthwise", "separable", "transposed", "norm", "prelu", "prelu_each", "relu", "up", "residual")
 JOINTS = ("shared", "inner", "operation", "branches")
@@ -86,6 +88,23 @@ class Maker:
         y = layers.Conv2D(x.shape[-1], 3, padding="same", name=self.name("conv"))(x)
         return layers.Add(name=self.name("add"))([self.norm(y), self.choose(self.norm, lambda same: same)(x)])
 
+    def grouped(self, x: Any) -> Any:
+        y = self.conv(x, 4)
+        return GroupedConv2D(4, 3, groups=self.choose(2, 4), padding="same", name=self.name("grouped"))(y)
+
+    def ours(self, x: Any) -> Any:
+        """Layers of this package that have a twin in Keras."""
+        x = FastBatchNormalization(name=self.name("norm"))(
+            FastDepthwiseConv2D(3, padding="same", name=self.name("dw"))(x)
+        )
+        return HardSwish(name=self.name("swish"))(FastPReLU(shared_axes=[1, 2], name=self.name("prelu"))(x))
+
+    def whole(self, x: Any) -> Any:
+        """A depthwise convolution over the whole map."""
+        return layers.DepthwiseConv2D(tuple(x.shape[1:3]), use_bias=self.choose(True, False), name=self.name("whole"))(
+            x
+        )
+
     def shared(self, x: Any) -> Any:
         """One layer called twice, one of its calls followed by a normalisation."""
         conv = layers.Conv2D(x.shape[-1], 1, name=self.name("shared"))
@@ -118,19 +137,20 @@ class Maker:
         return layers.Concatenate(name=self.name("concat"))([y, self.norm(y)])
 
 
-def draw_model(draw: Any, steps: int = 5) -> keras.Model:
+def draw_model(draw: Any, steps: int = 5, kind: str = "conv", most_inputs: int = 2) -> keras.Model:
     """Draws a model of one or two images with one or two outputs, and its weights; not inside a strategy, for Keras
-    draws seeds."""
+    draws seeds. One of its layers is of a kind that is asked for, one a dropout."""
     make = Maker(draw)
     shape = (draw(st.integers(3, 7)), draw(st.integers(3, 6)), draw(st.integers(1, 3)))
-    inputs = [keras.Input(shape, name=make.name("input")) for _ in range(draw(st.integers(1, 2)))]
+    inputs = [keras.Input(shape, name=make.name("input")) for _ in range(draw(st.integers(1, most_inputs)))]
     x = inputs[0] if len(inputs) == 1 else layers.Concatenate(name=make.name("concat"))(inputs)
     for _ in range(draw(st.integers(1, steps))):
         x = make.step(x)
+    x = getattr(make, kind)(x)
     outputs = []
     if draw(st.booleans()):
         outputs.append(make.norm(make.conv(x)))
-    y = layers.Flatten(name="flatten")(make.norm(x))
+    y = layers.Dropout(0.2, name="drop")(layers.Flatten(name="flatten")(make.norm(x)))
     y = layers.Dense(5, name="dense1")(y)
     y = layers.PReLU(name="slope")(layers.Dense(3, name="dense2")(y)) if draw(st.booleans()) else y
     outputs.append(layers.BatchNormalization(name="last")(layers.Dense(4, use_bias=False, name="dense3")(y)))

@@ -55,7 +55,9 @@ def test_differences_that_were_not_promised_are_told():
     (step,) = report.steps
     assert not step.exact and step.max_abs > 0.01 and report.on_images is None
     _, report = surgery.apply(model, {"name": "set_input_shape", "shape": 20}, report=True)
-    assert (report.steps[0].max_abs, report.steps[0].changed) == (None, ["pixels"])
+    assert (report.steps[0].max_abs, report.steps[0].changed, report.steps[0].exact) == (None, ["pixels"], False)
+    _, report = surgery.apply(model, {"name": "set_input_shape", "shape": SIZE}, report=True)
+    assert (report.steps[0].max_abs, report.steps[0].changed, report.steps[0].exact) == (0.0, [], True)
 
 
 @pytest.mark.parametrize(

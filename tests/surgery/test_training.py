@@ -8,7 +8,7 @@ from tensorflow import keras
 
 from facetrain import surgery
 from facetrain.errors import InputError
-from facetrain.layers import DropPath, SeededDropout
+from facetrain.layers import DropPath, FastBatchNormalization, SeededDropout
 from facetrain.surgery.graph import all_layers
 from tests.base import run_surgery_test
 from tests.surgery.graphs import fill
@@ -99,6 +99,9 @@ def test_settings_of_batch_normalisation(tmp_path):
     model = residual_model()
     new = run_surgery_test(lambda source: surgery.replace_batchnorm(source, momentum=0.5), model, tmp_path)
     assert new.get_layer("norm").momentum == 0.5 and new.get_layer("norm").epsilon == 1e-3
+    inputs = keras.Input((4, 4, 3))
+    fast = keras.Model(inputs, FastBatchNormalization(name="norm")(inputs))
+    assert type(surgery.replace_batchnorm(fast, 0.5).get_layer("norm")) is FastBatchNormalization
     other = surgery.replace_batchnorm(model, epsilon=0.5)
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 2)).astype("float32")
     gamma, beta, mean, variance = model.get_layer("norm").get_weights()

@@ -1,0 +1,285 @@
+"""What each surgery does to TensorFlow Lite: latency in four precisions, verification in float32 and int8.
+
+Each network, trained on the generated people of `make demo`, is rewritten by each surgery and written in each format.
+All files of one network take turns, call by call, in one process; a ratio is that of a call to the call of the model
+without surgery in the same turn and format, given as the median and the quartiles over the turns. Times include what
+turns uint8 pixels into the input. Verification goes by the file itself, with the mirror images if the contract says so.
+
+    python benchmarks/export.py                             # makes demo_out and trains in it what is not there yet
+    python benchmarks/export.py --mobilefacenet demo_out/runs/demo/best --rounds 201 --out latency.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+import numpy as np
+from tensorflow import keras
+
+from facetrain import experiment, surgery
+from facetrain.config import load_config
+from facetrain.evaluation.evaluators import VerificationEvaluator
+from facetrain.experiment.crops import CropChoice, choose_crops
+from facetrain.export import EXPORTERS, load_export, to_float32
+from facetrain.export.parity import measure_parity
+from facetrain.models import Contract, embedding_function, load_embedding_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = "none"
+VARIANTS: dict[str, list[Any]] = {
+    SOURCE: [],
+    "set_batch_size": [{"name": "set_batch_size", "size": 1}],
+    "fuse_conv_bn": ["fuse_conv_bn"],
+    "prelu_to_depthwise": ["prelu_to_depthwise"],
+    "fuse_conv_bn, prelu_to_depthwise": ["fuse_conv_bn", "prelu_to_depthwise"],
+    "the same, bitwise": ["fuse_conv_bn", {"name": "prelu_to_depthwise", "bitwise": True}],
+    "global_depthwise": ["global_depthwise"],
+    "fold_input_scaling": [{"name": "fold_input_scaling"}],
+    "PReLU -> ReLU (not equal)": [{"name": "replace_activations", "old": "prelu", "new": "relu"}],
+}
+# name of the exporter -> what the table calls it
+FORMATS = {
+    "tflite": "float32",
+    "tflite_float16": "float16",
+    "tflite_dynamic": "dynamic",
+    "tflite_int8": "int8",
+}
+JUDGED = ("tflite", "tflite_int8")
+RECIPES = {"mobilefacenet": "demo", "iresnet18": "demo_iresnet18"}
+Files = dict[str, dict[str, Path]]
+
+
+def write_files(
+    model: keras.Model, contract: Contract, variants: Mapping[str, list[Any]], crops: np.ndarray, folder: Path
+) -> Files:
+    """Writes each variant of a model in each format.
+
+    Args:
+        model: any precision; its float32 twin is what is rewritten.
+        contract: of the model.
+        variants: surgeries by the name of the variant.
+        crops: what int8 is calibrated on.
+        folder: where to write to.
+    Returns:
+        paths by variant and format.
+    """
+    twin, files = to_float32(model), {}
+    for number, (variant, steps) in enumerate(variants.items()):
+        print(f"{model.name}: {variant}", file=sys.stderr)
+        new = surgery.apply(twin, with_scaling(steps, contract.scaling)) if steps else twin
+        scaling = "raw" if "fold_input_scaling" in names_of(steps) else contract.scaling
+        own = Contract.from_dict({**contract.to_dict(), "scaling": scaling})
+        files[variant] = {}
+        for name in FORMATS:
+            spec = {"name": name, **({"representative": crops} if name == "tflite_int8" else {})}
+            path = files[variant][name] = folder / f"{model.name}_{number}_{name}.tflite"
+            EXPORTERS.build(spec).write(new, own, path)
+    return files
+
+
+def names_of(steps: Iterable[Any]) -> list[str]:
+    """Returns the names of some surgeries."""
+    return [step if isinstance(step, str) else step["name"] for step in steps]
+
+
+def with_scaling(steps: Iterable[Any], scaling: str) -> list[Any]:
+    """Returns surgeries, of which the one that folds the scaling is told which."""
+    return [{**step, "scaling": scaling} if step == {"name": "fold_input_scaling"} else step for step in steps]
+
+
+def take_turns(calls: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
+    """Returns milliseconds of each call in each round; every second round goes through them from behind."""
+    times: dict[Any, list[float]] = {key: [] for key in calls}
+    for number in range(-2, rounds):
+        for key in list(calls)[:: -1 if number % 2 else 1]:
+            start = time.perf_counter()
+            calls[key]()
+            if number >= 0:
+                times[key].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def summary(own: list[float], source: list[float]) -> dict[str, float]:
+    """Returns the median time and the median and quartiles of the ratios of neighbouring calls."""
+    ratios = [mine / theirs for mine, theirs in zip(own, source)]
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return {
+        "median_ms": statistics.median(own),
+        "ratio": float(middle),
+        "ratio_25": float(low),
+        "ratio_75": float(high),
+    }
+
+
+def latencies(files: Files, rounds: int, threads: int, size: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns ``summary`` and the size in bytes by variant and format."""
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    calls = {}
+    for name in FORMATS:  # all of one format are neighbours
+        for variant, paths in files.items():
+            embed = load_export(paths[name], threads)
+            calls[variant, name] = lambda embed=embed: embed(image)
+    times = take_turns(calls, rounds)
+    found: dict[str, dict[str, dict[str, Any]]] = {variant: {} for variant in files}
+    for (variant, name), own in times.items():
+        content = files[variant][name].read_bytes()
+        found[variant][name] = {
+            **summary(own, times[SOURCE, name]),
+            "bytes": len(content),
+            "same_file": content == files[SOURCE][name].read_bytes(),
+        }
+    return found
+
+
+def judge(
+    files: Files, model: keras.Model, contract: Contract, evaluator: VerificationEvaluator, crops: np.ndarray
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns mean cosine with the model, 10-fold accuracy and its deviation by variant and format of ``JUDGED``."""
+    source = embedding_function(to_float32(model), contract.scaling)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for variant, paths in files.items():
+        found[variant] = {}
+        for name in JUDGED:
+            print(f"{model.name}: verification by {variant}, {name}", file=sys.stderr)
+            embed = load_export(paths[name], os.cpu_count())
+            result = evaluator.evaluate(embed, bootstrap=0)
+            found[variant][name] = {
+                "cosine": measure_parity(source, embed, crops).mean_cosine,
+                "accuracy": result.accuracy,
+                "accuracy_std": result.accuracy_std,
+            }
+    return found
+
+
+def measure(folder: Path, choice: CropChoice, pairs: Path, rounds: int, threads: int) -> dict[str, Any]:
+    """Returns all figures of one trained network."""
+    model, contract = load_embedding_model(folder)
+    size = contract.input_size
+    crops = choose_crops(choice, size)
+    evaluator = VerificationEvaluator(pairs, size, flip=contract.flip_fusion)
+    trained = evaluator.evaluate(embedding_function(model, contract.scaling), bootstrap=0)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = write_files(model, contract, VARIANTS, crops.calibration, Path(temporary))
+        times = latencies(files, rounds, threads, size)
+        judged = judge(files, model, contract, evaluator, crops.parity)
+    rows = {
+        variant: {name: {**times[variant][name], **judged[variant].get(name, {})} for name in FORMATS}
+        for variant in files
+    }
+    return {"parameters": model.count_params(), "accuracy": trained.accuracy, "variants": rows}
+
+
+def trained_run(name: str, folder: Path, data: Path, pairs: Path, epochs: float) -> Path:
+    """Returns the best model of a run of the recipe in the demo's folder; trains it first if it is not there."""
+    best = folder / "runs" / RECIPES[name] / "best"
+    if not best.is_dir():
+        recipe = ROOT / "configs" / f"{RECIPES[name]}.yaml"
+        stages = load_config(recipe).resolved_stages()
+        share = epochs / sum(stage.epochs for stage in stages)
+        fast = "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        settings = [
+            f"data.path={data}",
+            f"evaluate.0.path={pairs}",
+            f"train.runs_dir={folder / 'runs'}",
+            f"train.precision={'mixed_bfloat16' if fast else 'float32'}",
+            *(f"stages.{number}.epochs={share * stage.epochs}" for number, stage in enumerate(stages)),
+        ]
+        experiment.train(load_config(recipe, settings), show_progress=True)
+    return best
+
+
+def show(networks: Mapping[str, Any]) -> None:
+    """Prints a table for each network: ms without surgery, ratios (quartiles) with it, verification."""
+    judged = [f"{FORMATS[name]} {what}" for name in JUDGED for what in ("accuracy", "cosine")]
+    for network, found in networks.items():
+        print(f"\n{network}: {found['parameters']:,} parameters, {found['accuracy']:.4f} as trained\n")
+        print(f"| surgery | {' | '.join([*FORMATS.values(), *judged])} |")
+        print("|---" * (1 + len(FORMATS) + len(judged)) + "|")
+        for variant, row in found["variants"].items():
+            cells = [time_of(row[name], variant == SOURCE) for name in FORMATS]
+            ends = [f"{row[name]['accuracy']:.4f} | {row[name]['cosine']:.5f}" for name in JUDGED]
+            print(f"| {variant} | {' | '.join([*cells, *ends])} |")
+
+
+def time_of(cell: Mapping[str, Any], is_source: bool) -> str:
+    """Returns a cell of the table."""
+    if is_source:
+        return f"{cell['median_ms']:.2f} ms"
+    ratio = f"{cell['ratio']:.3f} ({cell['ratio_25']:.2f} to {cell['ratio_75']:.2f})"
+    return f"{ratio}, same file" if cell["same_file"] else ratio
+
+
+def plot(networks: Mapping[str, Any], target: Path) -> None:
+    """Writes the ratios with their quartiles, a panel for each network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 * len(networks), 4.5))
+    for axes, (network, found) in zip(np.atleast_1d(figure.subplots(1, len(networks), sharey=True)), networks.items()):
+        variants = list(found["variants"])
+        for place, name in enumerate(FORMATS):
+            cells = [found["variants"][variant][name] for variant in variants]
+            middle = np.array([cell["ratio"] for cell in cells])
+            ends = np.array([[cell["ratio_25"], cell["ratio_75"]] for cell in cells]).T
+            rows = np.arange(len(variants)) + 0.18 * (place - 1.5)
+            spread = np.abs(ends - middle)
+            axes.errorbar(middle, rows, xerr=spread, fmt="o", ms=4, lw=1, label=FORMATS[name])
+        axes.axvline(1.0, color="#b8c0cc", lw=1, zorder=0)
+        axes.set_yticks(range(len(variants)), variants)
+        axes.set(xscale="log", xlabel="time relative to the model without surgery", title=network)
+    figure.axes[0].invert_yaxis()
+    figure.axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(target, dpi=120)
+
+
+def main() -> None:
+    """Reads arguments, trains what is missing, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder of `make demo`; made if missing")
+    for name in RECIPES:
+        parser.add_argument(f"--{name}", type=Path, metavar="RUN/best", help="a trained model; else that of the demo")
+    parser.add_argument("--pairs", type=Path, help="pair list to verify; else that of the demo")
+    parser.add_argument("--data", type=Path, help="crops to calibrate int8 on; else those that the demo learns from")
+    parser.add_argument("--count", type=int, default=200, help="crops to calibrate on")
+    parser.add_argument("--epochs", type=float, default=3.0, help="of what has to be trained")
+    parser.add_argument("--rounds", type=int, default=101, help="turns of the watch")
+    parser.add_argument("--threads", type=int, default=1, help="of the interpreter")
+    parser.add_argument("--only", choices=list(RECIPES), help="measure one network")
+    parser.add_argument("--out", type=Path, help="PNG to draw the ratios to")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    folder = arguments.demo.resolve()
+    data, pairs = arguments.data or folder / "packed", arguments.pairs or folder / "aligned" / "heldout" / "pairs.txt"
+    names = [arguments.only] if arguments.only else list(RECIPES)
+    given = {name: getattr(arguments, name) for name in names}
+    if not (data.exists() and pairs.exists()):
+        if folder.exists():
+            parser.error(f"{data} and {pairs} are not both there; name --data and --pairs, or run scripts/demo.sh")
+        subprocess.run([str(ROOT / "scripts" / "demo.sh"), str(folder)], check=True, stdout=sys.stderr)
+    runs = {name: given[name] or trained_run(name, folder, data, pairs, arguments.epochs) for name in names}
+    choice = CropChoice(data=data, count=arguments.count)
+    networks = {name: measure(runs[name], choice, pairs, arguments.rounds, arguments.threads) for name in names}
+    if arguments.out:
+        plot(networks, arguments.out)
+    if arguments.json:
+        print(json.dumps({"threads": arguments.threads, "rounds": arguments.rounds, "networks": networks}))
+    else:
+        show(networks)
+
+
+if __name__ == "__main__":
+    main()
