@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, Optional, Union
+from typing import Any, Literal, NamedTuple, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
-from facetrain.config.fields import Duration, Spec, SpecPatch, Threads, merge_spec
+from facetrain.config.distillation import DistillationConfig
+from facetrain.config.fields import Duration, Spec, SpecPatch, merge_spec
+from facetrain.config.runtime import RuntimeConfig
+from facetrain.config.section import Section
 
 # The components of a config that names none. Files and overrides are laid over these, so that an argument can be set
 # without repeating the name.
@@ -32,12 +35,6 @@ def _default(*path: str) -> Any:
 
 
 _FROM: Any = Field(min_length=1, description="Run directory, or the folder of a saved model such as runs/first/best.")
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values are not converted, objects are not changed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class SyntheticConfig(Section):
@@ -213,66 +210,6 @@ class EvaluateConfig(Section):
         return self
 
 
-class RuntimeConfig(Section):
-    """On what training runs."""
-
-    kind: Literal["auto", "single", "mirrored", "multiworker", "horovod"] = Field(
-        "auto", description="Kind of distribution; 'auto' looks at how the process was started."
-    )
-    devices: Optional[list[str]] = Field(None, description="Devices such as 'GPU:0'; null means all.")
-    threads: Threads = Field(
-        "auto", description="Threads of TensorFlow in each process; 'auto' divides the cores of a host."
-    )
-    compression: Literal["none", "fp16"] = Field(
-        "none", description="Horovod: number format in which gradients are sent."
-    )
-    gradient_groups: Optional[int] = Field(
-        None, ge=1, description="Horovod: groups in which gradients are sent; null sends each as soon as it is known."
-    )
-    average: Literal["mean", "adasum"] = Field(
-        "mean", description="Horovod: how gradients of ranks become one; 'adasum' needs a build with MPI."
-    )
-    hierarchical: bool = Field(
-        False, description="Horovod: first within hosts, then among them; needs a build with MPI and NCCL."
-    )
-    fusion_mb: Optional[float] = Field(
-        None, ge=0, description="Horovod: size up to which small gradients are sent together; 0: none are."
-    )
-    cycle_ms: Optional[float] = Field(
-        None, gt=0, description="Horovod: how long a gradient waits for others to be sent with, in ms."
-    )
-    peer_timeout: float = Field(
-        30.0, ge=2, description="Seconds without a sign of life after which a process of the training counts as lost."
-    )
-    commit_every: int = Field(
-        50, ge=1, description="Elastic Horovod: updates between commits in memory, from which it goes on."
-    )
-
-    @property
-    def horovod_options(self) -> dict[str, Any]:
-        """What differs from the defaults, of the settings that Horovod alone has."""
-        names = ("compression", "gradient_groups", "average", "hierarchical", "fusion_mb", "cycle_ms")
-        fields = type(self).model_fields
-        return {name: getattr(self, name) for name in names if getattr(self, name) != fields[name].default}
-
-    @model_validator(mode="after")
-    def _options_have_a_kind(self) -> RuntimeConfig:
-        options = self.horovod_options
-        if options and self.kind not in ("auto", "horovod"):
-            raise ValueError(
-                f"{next(iter(options))} is a setting of Horovod, but kind is {self.kind!r}: leave it out, or set "
-                "runtime.kind to 'horovod' or 'auto'"
-            )
-        if self.devices is not None and self.kind not in ("auto", "mirrored"):
-            raise ValueError(
-                f"devices is a setting of 'mirrored', but kind is {self.kind!r}: leave it out, or let "
-                "CUDA_VISIBLE_DEVICES choose"
-            )
-        if self.average == "adasum" and self.compression != "none":
-            raise ValueError("average 'adasum' sends gradients as they are: set runtime.compression to 'none'")
-        return self
-
-
 class InitConfig(create_model("_From", __base__=Section, **{"from": (str, _FROM)})):
     """Weights of another run to start from."""
 
@@ -289,58 +226,6 @@ class InitConfig(create_model("_From", __base__=Section, **{"from": (str, _FROM)
     def origin(self) -> str:
         """The run or model folder; its key is a word that Python keeps for itself."""
         return getattr(self, "from")
-
-
-class TeacherConfig(Section):
-    """One of several teachers."""
-
-    path: str = Field(min_length=1, description="As distillation.teacher.")
-    weight: float = Field(1.0, gt=0, description="Relative to those of the other teachers.")
-    contract: Optional[dict[str, Any]] = Field(None, description="As distillation.contract.")
-    head: Optional[str] = Field(None, description="As distillation.head.")
-
-
-class DistillationConfig(Section):
-    """Teachers, and what is learned from them."""
-
-    teacher: Optional[str] = Field(
-        None, description="Run or model folder, .onnx or .tflite file, or embeddings that 'facetrain embed' stored."
-    )
-    contract: Optional[dict[str, Any]] = Field(
-        None, description="Of an .onnx file from elsewhere: input_size, scaling, channel_order, template."
-    )
-    head: Optional[str] = Field(
-        None, description="Run directory whose class centres are the teacher's; null: those of its own run, if any."
-    )
-    teachers: list[TeacherConfig] = Field(default_factory=list, description="Several teachers in place of one.")
-    several: Literal["average", "concatenate"] = Field(
-        "average", description="Whether losses are averaged over teachers, or their embeddings are one."
-    )
-    sizes: Literal["project", "pca"] = Field(
-        "project",
-        description="Where embeddings differ in length: learn a map of the student's, or shorten stored ones.",
-    )
-    losses: list[Spec] = Field(
-        default_factory=lambda: [{"name": "cosine"}],
-        description="Losses against teachers, each with a 'weight': a number, or points {at: [...], values: [...]}.",
-    )
-    label_weight: Union[float, dict[str, Any]] = Field(1.0, description="Weight of 'loss', likewise.")
-    centres: Literal["own", "teacher"] = Field("own", description="Whose class centres the head begins with.")
-    slice: bool = Field(False, description="Whether the student begins as a slice of a wider teacher of its kind.")
-    measure: bool = Field(True, description="Whether the cost of teachers is measured at the start.")
-
-    @property
-    def given(self) -> list[TeacherConfig]:
-        """All teachers, however many were given."""
-        if self.teacher is None:
-            return list(self.teachers)
-        return [TeacherConfig(path=self.teacher, contract=self.contract, head=self.head)]
-
-    @model_validator(mode="after")
-    def _one_way_of_naming(self) -> DistillationConfig:
-        if self.teachers and (self.teacher, self.contract, self.head) != (None, None, None):
-            raise ValueError("'teachers' takes the place of 'teacher', 'contract' and 'head', but both are given")
-        return self
 
 
 class ResolvedStage(NamedTuple):

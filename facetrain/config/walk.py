@@ -7,7 +7,8 @@ from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from facetrain.config.fields import SpecMarker
-from facetrain.config.schema import Config, Section
+from facetrain.config.schema import Config
+from facetrain.config.section import Section
 from facetrain.errors import did_you_mean
 
 Path = tuple[Union[str, int], ...]

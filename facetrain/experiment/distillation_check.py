@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from facetrain.config import Config
-from facetrain.config.schema import DistillationConfig
+from facetrain.config.distillation import DistillationConfig
 from facetrain.distillation.kinds import IN_STEP, kind_of_teacher
 from facetrain.errors import InputError
 from facetrain.losses import DISTILLATION_LOSSES

@@ -13,7 +13,7 @@ from tensorflow import keras
 
 from facetrain import losses
 from facetrain.config import Config
-from facetrain.config.schema import DistillationConfig, TeacherConfig
+from facetrain.config.distillation import DistillationConfig, TeacherConfig
 from facetrain.data.manifest import read_label_map
 from facetrain.distillation.beside import attach
 from facetrain.distillation.cost import measure_cost

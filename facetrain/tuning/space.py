@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Optional
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from facetrain.config.documents import Document, read_document
-from facetrain.config.schema import Section
+from facetrain.config.section import Section
 from facetrain.config.walk import dotted
 from facetrain.errors import InputError, did_you_mean
 from facetrain.files import PathLike
