@@ -111,6 +111,8 @@ class Trainer:
                 for segment in segments(self.stages):
                     self._fit_segment(segment, hooks)
                 if interrupt.raised and not self.state.finished:
+                    # The first to leave has all others ended, so none leaves before the chief has written all.
+                    self.runtime.barrier()
                     raise KeyboardInterrupt
         finally:
             display.close()
@@ -171,16 +173,26 @@ class Trainer:
             if self.runtime.world == 1:
                 return interrupt.raised
             # Ranks must stop after the same update: they agree, now and then, whether any of them was asked to.
-            return not step % options.log_every and self.runtime.all_mean({"stop": float(interrupt.raised)})["stop"] > 0
+            if step % options.log_every or not self.runtime.all_mean({"stop": float(interrupt.raised)})["stop"]:
+                return False
+            interrupt.raised = True  # also where no signal came: all end in the same way
+            return True
 
         def looks(step: int) -> bool:
-            return evaluates(step) or saves(step) or interrupt.raised
+            # Ranks look together: what one of them was asked alone is no reason.
+            return evaluates(step) or saves(step) or (interrupt.raised and self.runtime.world == 1)
 
         switch = callbacks.StageSwitch(state, self.stages)
         watched = f"{self.evaluators[0].name}/accuracy" if self.evaluators else None
         return [
             callbacks.StepClock(
-                state, options.log_every, looks, indices, self.image_name, self.run.path / "nonfinite.json"
+                state,
+                options.log_every,
+                looks,
+                indices,
+                self.image_name,
+                self.run.path / "nonfinite.json",
+                self.runtime.communicator,
             ),
             switch,
             callbacks.Evaluation(state, evaluates, self._evaluate, watched, self._save_best),
