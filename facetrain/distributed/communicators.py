@@ -81,7 +81,7 @@ class MultiWorker(Communicator):
         # A sum to which only the chief's first replica contributes.
         chosen = self._all_reduce(values, tf.distribute.ReduceOp.SUM, of_chief=True)
         for variable, value in zip(variables, chosen):
-            variable.assign(value)
+            variable.assign(value, read_value=False)
 
     def mean(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         """Returns the elementwise mean over workers."""
