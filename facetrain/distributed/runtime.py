@@ -176,7 +176,7 @@ class Runtime:
         statistics += list(others)
         values = [np.mean([copy.numpy() for copy in own_copies(variable)], axis=0) for variable in statistics]
         for variable, value in zip(statistics, self.communicator.mean(values)):
-            variable.assign(value)
+            variable.assign(value, read_value=False)
         return len(statistics)
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:

@@ -57,7 +57,8 @@ def report_of_training(trainer: Trainer, show_progress: bool = False) -> dict[st
         return write_run_report(run.path, trainer.evaluators, show_progress)
     model = trainer.recognizer.embedding_model
     contract = together(runtime.communicator, lambda: _take_best(trainer) if runtime.is_chief else None)
-    runtime.broadcast(model.variables)
+    if trainer.evaluators:
+        runtime.broadcast(model.variables)
     # Only the chief needs intervals.
     more = {} if runtime.is_chief else {"bootstrap": 0}
     results = {e.name: e.evaluate(trainer.embed, show_progress=show_progress, **more) for e in trainer.evaluators}

@@ -51,13 +51,14 @@ class FollowedWeights(tf.Module):
     def applied(self) -> Iterator[None]:
         """Inside, the model carries the averages; its own weights return afterwards."""
         own = [tf.identity(readable(v)) for v in self._followed]
+        # Nothing is read back: reading a moving average of several workers asks all of them, and one may save alone.
         for variable, shadow in zip(self._followed, self.shadows):
-            variable.assign(shadow)
+            variable.assign(shadow, read_value=False)
         try:
             yield
         finally:
             for variable, value in zip(self._followed, own):
-                variable.assign(value)
+                variable.assign(value, read_value=False)
 
 
 class WeightAverage(FollowedWeights):

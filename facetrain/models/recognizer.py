@@ -128,6 +128,8 @@ class FaceRecognizer(keras.Model):
         _refuse_impossible_sampling(self.head, kwargs.get("jit_compile"), sam_rho)
         refuse_impossible_sharding(self.head, optimizer, gather_labels)
         super().compile(optimizer=optimizer, **kwargs)
+        # Metrics are means over all replicas already; Keras would add up those of workers.
+        self.distribute_reduction_method = "first"
         self._take_loss(loss)
         self._accumulate_steps = accumulate_steps
         self.augmentations = augmentations

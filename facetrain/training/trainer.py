@@ -204,7 +204,8 @@ class Trainer:
             return True
 
         def looks(step: int) -> bool:
-            return evaluates(step) or saves(step) or interrupt.raised
+            # Ranks look together: what one of them was asked alone is no reason.
+            return evaluates(step) or saves(step) or (interrupt.raised and self.runtime.world == 1)
 
         def commits(step: int) -> bool:
             asked = self.memory is not None and (step % self.memory.every == 0 or saves(step))
@@ -214,7 +215,13 @@ class Trainer:
         watched = f"{self.evaluators[0].name}/accuracy" if self.evaluators else None
         return [
             callbacks.StepClock(
-                state, options.log_every, looks, indices, self.image_name, self.run.path / "nonfinite.json"
+                state,
+                options.log_every,
+                looks,
+                indices,
+                self.image_name,
+                self.run.path / "nonfinite.json",
+                self.runtime.communicator,
             ),
             switch,
             callbacks.Evaluation(state, evaluates, self._evaluate, watched, self._save_best),
