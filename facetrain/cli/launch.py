@@ -44,6 +44,9 @@ def launch(
     ),
     ssh: bool = typer.Option(False, "--ssh", help="multiworker: start the workers of other hosts by ssh."),
     ssh_port: Optional[int] = typer.Option(None, "--ssh-port", metavar="PORT", help="Where their ssh servers listen."),
+    interface: Optional[str] = typer.Option(
+        None, "--network-interface", metavar="NAME", help="horovod: over which ranks talk; by default it looks for one."
+    ),
     wait: float = typer.Option(0.0, "--wait", metavar="SECONDS", help="How long names of hosts may take to be known."),
     grace: float = typer.Option(
         60.0, "--grace", metavar="SECONDS", help="How long ranks may take to write a checkpoint after Ctrl-C."
@@ -71,6 +74,7 @@ def launch(
         ssh_port=ssh_port,
         wait_s=wait,
         wants=training.wants,
+        interface=interface,
     )
     plan = make_plan(wish)
     checked = check_plan(wish, plan)

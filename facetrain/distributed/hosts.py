@@ -6,12 +6,13 @@ import errno
 import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from facetrain.errors import InputError
+from facetrain.errors import InputError, did_you_mean
 from facetrain.files import PathLike
 
 CONNECT_TIMEOUT_S = 5.0
@@ -75,6 +76,30 @@ def read_hostfile(path: PathLike) -> list[str]:
     if not found:
         raise InputError(f"{path}: expected a host in each line, found none")
     return found
+
+
+def discover_hosts(script: str, timeout_s: float = 30.0) -> list[str]:
+    """Returns the ``"host:slots"`` lines that a host discovery script prints.
+
+    Raises:
+        InputError: if it cannot be run, fails, or takes too long.
+    """
+    try:
+        done = subprocess.run([script], capture_output=True, text=True, timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"--host-discovery-script: {script!r} cannot be run ({error}); correct it") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+        raise InputError(f"--host-discovery-script: {script!r} ended with {done.returncode} ({said}); correct it")
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def check_interface(name: str | None) -> None:
+    """Refuses the name of a network interface that this host does not have."""
+    known = [known for _, known in socket.if_nameindex()]
+    if name is not None and name not in known:
+        hint = did_you_mean(name, known)
+        raise InputError(f"--network-interface: this host has {', '.join(known)}, received {name!r}{hint}")
 
 
 def addresses_of(name: str) -> list[str]:

@@ -49,6 +49,7 @@ def launch_command(
     python: str = sys.executable,
     elastic: Elastic | None = None,
     ssh_port: int | None = None,
+    interface: str | None = None,
 ) -> list[Launch]:
     """Returns what to start so that ``facetrain ARGV`` runs on ``np`` processes.
 
@@ -60,6 +61,7 @@ def launch_command(
         python: the interpreter, the same path on all hosts.
         elastic: for horovod, which ranks may come and go.
         ssh_port: for horovod, where other hosts listen; None is ssh's own choice.
+        interface: for horovod, the network interface over which ranks talk; None lets it look for one.
     Returns:
         One ``Launch``; for multiworker one per process, each to be started on its host, the chief's first.
     Raises:
@@ -76,6 +78,7 @@ def launch_command(
     if strategy == "horovod":
         where = ["-H", ",".join(hosts)] if hosts else []
         port = ["--ssh-port", str(ssh_port)] if ssh_port is not None else []
+        port += ["--network-interfaces", interface] if interface is not None else []
         flags, env = _elastic_flags(np, elastic, bool(hosts))
         return [Launch([find_horovodrun(python), "-np", str(np), *flags, *where, *port, *program], env)]
     if strategy == "multiworker":

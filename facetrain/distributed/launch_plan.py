@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from facetrain.distributed import launch_checks
 from facetrain.distributed.hosts import (
     Host,
+    check_interface,
     check_ports_free,
     check_resolvable,
     check_ssh,
+    discover_hosts,
     free_ports,
     is_here,
     parse_hosts,
@@ -22,6 +25,7 @@ from facetrain.distributed.threads import THREAD_VARIABLES, thread_environment, 
 from facetrain.errors import InputError
 
 LOCAL = "localhost"
+_LOOPBACK = "lo"
 
 
 class Wish(NamedTuple):
@@ -38,6 +42,7 @@ class Wish(NamedTuple):
         ssh_port: where their ssh servers listen; None: 22.
         wait_s: how long the name of a host may take to become known.
         wants: what Horovod must have been built with, of ``"gloo"``, ``"mpi"``, ``"nccl"``.
+        interface: over which Horovod's ranks talk; None lets it look for one.
     """
 
     strategy: str
@@ -50,6 +55,7 @@ class Wish(NamedTuple):
     ssh_port: int | None = None
     wait_s: float = 0.0
     wants: tuple[str, ...] = ()
+    interface: str | None = None
 
 
 class Worker(NamedTuple):
@@ -90,7 +96,7 @@ class LaunchPlan(NamedTuple):
 
 
 def make_plan(wish: Wish) -> LaunchPlan:
-    """Returns what is to be started; starts and asks nothing.
+    """Returns what is to be started; nothing is yet, but that a host discovery script says which hosts there are.
 
     Raises:
         InputError: for what does not go together.
@@ -113,20 +119,27 @@ def make_plan(wish: Wish) -> LaunchPlan:
 
 
 def _horovod(wish: Wish) -> LaunchPlan:
-    hosts = parse_hosts(wish.hosts, "slots", default=1, highest=4096)
+    elastic = wish.elastic
+    named, found = list(wish.hosts), wish.hosts
+    if elastic is not None and elastic.script is not None and not named:
+        found = tuple(discover_hosts(str(Path(elastic.script).absolute())))
+    hosts = parse_hosts(found, "slots", default=1, highest=4096)
     slots = sum(host.number for host in hosts)
     np = wish.np if wish.np is not None else slots
     if not np:
         raise InputError("give the number of processes: --np 2, or --hosts a:4,b:4 with the slots of each host")
-    if hosts and np > slots and wish.elastic is None:
+    if hosts and np > slots and elastic is None:
         raise InputError(f"--np {np} needs as many slots, but --hosts {','.join(wish.hosts)} has {slots}")
     placed = _placed(hosts, np) or [LOCAL] * np
     here = sum(is_here(name) for name in placed)
     # Hosts are taken to be alike; horovodrun gives all of them the same environment.
     most = max(placed.count(name) for name in set(placed))
     threads, env = _threads(wish, max(here, most))
-    named = [f"{host.name}:{host.number}" for host in hosts]
-    (launch,) = launch_command("horovod", np, wish.argv, named, sys.executable, wish.elastic, wish.ssh_port)
+    named = [f"{host.name}:{host.number}" for host in hosts] if named else []
+    # An elastic Horovod that is told no interface waits for a second host, to find one that both have.
+    alone = elastic is not None and all(is_here(host.name) for host in hosts)
+    interface = wish.interface or (_LOOPBACK if alone else None)
+    (launch,) = launch_command("horovod", np, wish.argv, named, sys.executable, elastic, wish.ssh_port, interface)
     names = [f"rank {rank}" + (f" on host {name}" if hosts else "") for rank, name in enumerate(placed)]
     return LaunchPlan("horovod", np, [Worker(None, LOCAL, _with(launch, env), "here")], threads, here, names)
 
@@ -192,6 +205,7 @@ def check_plan(wish: Wish, plan: LaunchPlan) -> list[str]:
     if plan.strategy in ("horovod", "multiworker"):
         hosts = parse_hosts(wish.hosts, "number", default=1)
         names = [host.name for host in hosts]
+        check_interface(wish.interface)
         check_resolvable(names, wish.wait_s)
         if plan.strategy == "horovod" or wish.by_ssh:
             check_ssh(names, wish.ssh_port or 22)

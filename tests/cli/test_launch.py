@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -150,8 +151,6 @@ TRAIN = ["-s", "horovod", "-n", "2", "--", "train"]
 )
 def test_what_is_refused_before_anything_starts(capsys, config, monkeypatch, arguments, message):
     monkeypatch.setattr(launch, "_start", lambda *_: pytest.fail("started"))
-    import re
-
     assert re.search(message, " ".join(refused(capsys, *arguments).replace("│", "").split()))
 
 

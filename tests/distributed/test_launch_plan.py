@@ -66,11 +66,23 @@ def test_elastic(tmp_path):
     script.chmod(0o755)
     (worker,) = make_plan(Wish("horovod", TRAIN, np=2, elastic=Elastic(1, 4, str(script)))).workers
     flags = ["-np", "2", "--min-np", "1", "--max-np", "4", "--host-discovery-script", str(script)]
-    assert worker.launch.argv[1:9] == flags and worker.launch.env["FACETRAIN_ELASTIC"] == "1"
+    alone = ["--network-interfaces", "lo"]
+    assert worker.launch.argv[1:11] == [*flags, *alone] and worker.launch.env["FACETRAIN_ELASTIC"] == "1"
     (worker,) = make_plan(Wish("horovod", TRAIN, np=2, hosts=("a:4",), elastic=Elastic(1))).workers
-    assert worker.launch.argv[1:7] == ["-np", "2", "--min-np", "1", "-H", "a:4"]
+    assert worker.launch.argv[1:9] == ["-np", "2", "--min-np", "1", "-H", "a:4", *alone]
+    script.write_text("#!/bin/sh\necho localhost:1; echo; echo b:3\n")
+    plan = make_plan(Wish("horovod", TRAIN, elastic=Elastic(2, None, str(script))))
+    argv = plan.workers[0].launch.argv
+    assert plan.np == 4 and plan.here == 1 and plan.names[1] == "rank 1 on host b"
+    assert "-H" not in argv and "--network-interfaces" not in argv
+    plan = make_plan(Wish("horovod", TRAIN, elastic=Elastic(2, None, str(script)), interface="eth0"))
+    argv = plan.workers[0].launch.argv
+    assert argv[argv.index("--network-interfaces") + 1] == "eth0"
+    script.write_text("#!/bin/sh\necho no nodes >&2; exit 3\n")
+    with pytest.raises(InputError, match="ended with 3 .no nodes"):
+        make_plan(Wish("horovod", TRAIN, np=2, elastic=Elastic(1, 4, str(script))))
     script.chmod(0o644)
-    with pytest.raises(InputError, match="is no program: chmod"):
+    with pytest.raises(InputError, match="cannot be run .*Permission denied"):
         make_plan(Wish("horovod", TRAIN, np=2, elastic=Elastic(1, 4, str(script))))
 
 
@@ -156,6 +168,16 @@ def test_what_is_checked_before_the_start(monkeypatch):
     port, other = free_ports(2)
     wish = Wish("multiworker", TRAIN, hosts=(f"localhost:{port}", f"localhost:{other}"))
     assert check_plan(wish, make_plan(wish))[-1] == "ports are free"
+
+
+def test_an_interface_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(launch_checks, "check_horovod", lambda parts, python: ["gloo"])
+    for name in ("lo", None):
+        wish = Wish("horovod", TRAIN, np=2, interface=name)
+        assert check_plan(wish, make_plan(wish))
+    with pytest.raises(InputError, match="--network-interface: this host has .*lo.*, received 'eth77'"):
+        wish = Wish("horovod", TRAIN, np=2, interface="eth77")
+        check_plan(wish, make_plan(wish))
 
 
 def test_plans_are_ready_for_json():

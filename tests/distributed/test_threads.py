@@ -118,4 +118,4 @@ def test_tensorflow_starts_the_threads_it_is_given():
         number: threads_started(0, TF_NUM_INTRAOP_THREADS=str(number), TF_NUM_INTEROP_THREADS=str(number))
         for number in (few, many)
     }
-    assert by_variable == by_call
+    assert all(abs(by_variable[number] - by_call[number]) <= 2 for number in (few, many))
