@@ -66,8 +66,8 @@ def _carry_out_elastically(
             summary.update(begin(trainer, prepared[0]))
         else:
             trainer.recall(*committed)
-            ranks = "1 process" if runtime.world == 1 else f"{runtime.world} processes"
-            say(f"elastic: {ranks} go on after update {committed[0]}", show_progress and runtime.is_chief)
+            ranks = "1 process goes" if runtime.world == 1 else f"{runtime.world} processes go"
+            say(f"elastic: {ranks} on after update {committed[0]}", show_progress and runtime.is_chief)
         return _finish(trainer, show_progress)
 
     return {**run_elastically(attempt), **summary}
