@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import numpy as np
 import tensorflow as tf
 
 from facetrain.collectives import Collectives
@@ -51,3 +52,18 @@ def on_ranks(world, function):
 
     with ThreadPoolExecutor(world) as pool:
         return [future.result() for future in [pool.submit(one, rank) for rank in range(world)]]
+
+
+class GatheringRank:
+    """One of the threads as ``facetrain.distributed.exchange`` wants it."""
+
+    def __init__(self, ranks):
+        self.rank, self.world, self._ranks = ranks.rank, ranks.world, ranks
+
+    def gather(self, array):
+        return np.asarray(self._ranks.gather_values(tf.convert_to_tensor(array)))
+
+
+def on_gathering_ranks(world, function):
+    """Returns what ``function(ranks)`` returns on each rank."""
+    return on_ranks(world, lambda ranks: function(GatheringRank(ranks)))

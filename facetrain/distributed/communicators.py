@@ -11,6 +11,11 @@ import tensorflow as tf
 from facetrain.collectives import Collectives
 
 
+def own_copies(variable: tf.Variable) -> tuple[tf.Variable, ...]:
+    """Returns the copies of a strategy's variable on the replicas of this process, reading which asks no other one."""
+    return tuple(variable.values) if isinstance(variable, tf.distribute.DistributedValues) else (variable,)
+
+
 class Communicator:
     """Collective operations among ``world`` processes; this one is for a process on its own.
 
@@ -68,44 +73,59 @@ class MultiWorker(Communicator):
         self.world = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
         self.rank = resolver.task_id or 0
         self._replicas = strategy.num_replicas_in_sync // self.world
+        self._traced: dict[Any, Callable[[Any], Any]] = {}
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
         """Gives the variables of all workers the values of the chief."""
-        values = [variable.numpy() for variable in variables]
+        values = [own_copies(variable)[0].numpy() for variable in variables]
         # A sum to which only the chief's first replica contributes.
-        chosen = self._all_reduce(values, tf.distribute.ReduceOp.SUM, lambda replica: replica == 0)
+        chosen = self._all_reduce(values, tf.distribute.ReduceOp.SUM, of_chief=True)
         for variable, value in zip(variables, chosen):
             variable.assign(value)
 
     def mean(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         """Returns the elementwise mean over workers."""
-        return self._all_reduce(arrays, tf.distribute.ReduceOp.MEAN, lambda replica: True)
+        return self._all_reduce(arrays, tf.distribute.ReduceOp.MEAN)
 
-    def _all_reduce(self, arrays: Sequence[Any], how: Any, contributes: Callable[[int], bool]) -> list[np.ndarray]:
+    def _all_reduce(self, arrays: Sequence[Any], how: Any, of_chief: bool = False) -> list[np.ndarray]:
         tensors = [tf.convert_to_tensor(array) for array in arrays]
 
-        def reduce() -> list[tf.Tensor]:
+        def reduce(own: list[tf.Tensor]) -> list[tf.Tensor]:
             context = tf.distribute.get_replica_context()
-            mine = contributes(context.replica_id_in_sync_group)
-            return [context.all_reduce(how, one if mine else tf.zeros_like(one)) for one in tensors]
+            mine = not of_chief or context.replica_id_in_sync_group == 0
+            return [context.all_reduce(how, one if mine else tf.zeros_like(one)) for one in own]
 
-        return [np.asarray(self._strategy.experimental_local_results(one)[0]) for one in self._run(reduce)]
+        key = (how, of_chief, *((one.dtype, tuple(one.shape)) for one in tensors))
+        return [self._first(one) for one in self._on_workers(key, reduce)(tensors)] if tensors else []
 
     def gather(self, array: Any) -> np.ndarray:
         """Returns the arrays of all workers joined along axis 0."""
         tensor = tf.convert_to_tensor(array)
 
-        def gather() -> tf.Tensor:
+        def gather(own: tf.Tensor) -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             # One replica speaks for its worker, or its array would appear once per replica.
-            mine = tensor if context.replica_id_in_sync_group % self._replicas == 0 else tensor[:0]
+            mine = own if context.replica_id_in_sync_group % self._replicas == 0 else own[:0]
             return context.all_gather(mine, axis=0)
 
-        return np.asarray(self._strategy.experimental_local_results(self._run(gather))[0])
+        rows = tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+        return self._first(self._on_workers(rows, gather, [rows])(tensor))
 
     def barrier(self) -> None:
         """Waits for all workers."""
         self.mean([np.zeros((), np.float32)])
 
-    def _run(self, function: Any) -> Any:
-        return tf.function(lambda: self._strategy.run(function))()
+    def _on_workers(self, key: Any, function: Any, signature: Any = None) -> Callable[[Any], Any]:
+        """Returns what runs a function on all replicas, traced once for all calls with one key.
+
+        Workers find the collectives that belong together by the order in which they traced them, so the key must be the
+        same on all of them whenever it is new: it may not hold the number of rows, in which they differ.
+        """
+        if key not in self._traced:
+            self._traced[key] = tf.function(
+                lambda argument: self._strategy.run(function, args=(argument,)), input_signature=signature
+            )
+        return self._traced[key]
+
+    def _first(self, value: Any) -> np.ndarray:
+        return np.asarray(self._strategy.experimental_local_results(value)[0])

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.collectives import Collectives
-from facetrain.distributed.communicators import Communicator, MultiWorker
+from facetrain.distributed.communicators import Communicator, MultiWorker, own_copies
 from facetrain.distributed.horovod import Horovod, launched_by_horovodrun
 from facetrain.errors import InputError, did_you_mean
 
@@ -143,10 +143,10 @@ class Runtime:
         self.communicator.barrier()
 
     def sync_moving_statistics(self, model: tf.keras.Model, others: Sequence[tf.Variable] = ()) -> int:
-        """Replaces batch normalisation's moving averages by their mean over ranks; call it on every rank.
+        """Replaces batch normalisation's moving averages by their mean over ranks and replicas; call it on every rank.
 
-        Each Horovod rank updates them from its own data; evaluation and checkpoints need one set. Replicas of a
-        strategy are averaged by TensorFlow whenever they are read.
+        Each updates them from its own data; evaluation and checkpoints need one set. (A strategy averages those of its
+        replicas whenever they are read, for which all its workers must read them.)
 
         Args:
             model: whose ``moving_mean`` and ``moving_variance`` are changed in place.
@@ -154,11 +154,12 @@ class Runtime:
         Returns:
             The number of variables averaged; 0 where there is nothing to do.
         """
-        if self.kind != "horovod" or self.world == 1:
+        if self.world * self.num_replicas == 1:
             return 0
         statistics = [v for v in model.non_trainable_variables if v.name.partition(":")[0].endswith(_MOVING_STATISTICS)]
         statistics += list(others)
-        for variable, value in zip(statistics, self.communicator.mean(statistics)):
+        values = [np.mean([copy.numpy() for copy in own_copies(variable)], axis=0) for variable in statistics]
+        for variable, value in zip(statistics, self.communicator.mean(values)):
             variable.assign(value)
         return len(statistics)
 

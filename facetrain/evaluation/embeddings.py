@@ -95,17 +95,40 @@ def extract_embeddings(
             f"expected encoded images or uint8 of shape [N, {size}, {size}, 3], received {images.dtype} of shape "
             f"{list(images.shape)}"
         )
-    starts = range(0, len(images), batch_size)
+    return unit_rows(embed_pixels(embed_fn, images, flip, batch_size, show_progress))
+
+
+def embed_pixels(
+    embed_fn: EmbedFunction, pixels: np.ndarray, flip: bool, batch_size: int, show_progress: bool = False
+) -> np.ndarray:
+    """Returns the embeddings of decoded images as they come, of any length.
+
+    Args:
+        embed_fn, flip, batch_size, show_progress: see ``extract_embeddings``.
+        pixels: uint8 [N, S, S, 3].
+
+    Returns:
+        float32 [N, D]; [0, 0] where there is no image.
+    """
+    starts = range(0, len(pixels), batch_size)
     parts = [
-        _embed_batch(embed_fn, images[start : start + batch_size], flip, batch_size)
+        _embed_batch(embed_fn, pixels[start : start + batch_size], flip, batch_size)
         for start in track(starts, "embedding", show=show_progress)
     ]
-    embeddings = np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Returns embeddings [N, D] brought to length 1.
+
+    Raises:
+        InputError: if one is not finite.
+    """
     if not np.isfinite(embeddings).all():
         bad = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
         raise InputError(
-            f"the model returned an embedding that is not finite for image {bad} of {len(images)}; its weights have "
-            "probably diverged: take an earlier checkpoint"
+            f"the model returned an embedding that is not finite for image {bad} of {len(embeddings)}; its weights "
+            "have probably diverged: take an earlier checkpoint"
         )
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), _SMALLEST_NORM)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import tensorflow as tf
 from tensorflow import keras
@@ -27,6 +27,8 @@ from facetrain.training import RunDirectory, Trainer, TrainingOptions
 from facetrain.training.options import Every
 from facetrain.training.stages import Feed, Stage
 
+_EVALUATION_BATCH = 64
+
 
 def build_runtime(config: Config) -> Runtime:
     """Returns the devices to train on, and refuses a batch that they cannot share."""
@@ -41,10 +43,21 @@ def build_runtime(config: Config) -> Runtime:
     return runtime
 
 
-def build_evaluators(config: Config) -> list[VerificationEvaluator]:
-    """Reads the pairs of every evaluation."""
+def build_evaluators(config: Config, runtime: Optional[Runtime] = None) -> list[VerificationEvaluator]:
+    """Reads the pairs of every evaluation.
+
+    Args:
+        config: the experiment.
+        runtime: whose processes and devices share the images, each device in batches of the usual size; None: this
+            process alone.
+    """
+    shared = {}
+    if runtime is not None:
+        shared = {"ranks": runtime.communicator, "batch_size": _EVALUATION_BATCH * runtime.num_replicas}
     return [
-        VerificationEvaluator(pairs, config.data.size, flip=evaluation.flip, folds=evaluation.folds, name=pairs.name)
+        VerificationEvaluator(
+            pairs, config.data.size, flip=evaluation.flip, folds=evaluation.folds, name=pairs.name, **shared
+        )
         for evaluation in config.evaluate
         for pairs in [pair_set_of(evaluation, config.data.size)]
     ]
@@ -74,8 +87,8 @@ def build_trainer(
     check_sharding(config, runtime)
     plan = Plan(config, faces.labels, runtime.rank, runtime.world, runtime.collectives)
     options = _options(config, plan, show_progress)
-    evaluators = build_evaluators(config) if runtime.is_chief else []
-    check_overlap(config, faces, evaluators)
+    evaluators = build_evaluators(config, runtime)
+    check_overlap(config, faces, evaluators, warn=runtime.is_chief)
     schedule = plan.schedule()
 
     def make_optimizer() -> keras.optimizers.Optimizer:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from tensorflow import keras
 
 from facetrain.config import Config
 from facetrain.distributed.contact import watching
 from facetrain.distributed.elastic import launched_elastically, run_elastically
+from facetrain.distributed.exchange import from_chief
 from facetrain.distributed.runtime import Runtime
 from facetrain.experiment import build
 from facetrain.experiment.faces import Faces
-from facetrain.experiment.reports import write_run_report
+from facetrain.experiment.reports import report_of_training
 from facetrain.progress import say
 from facetrain.training import RunDirectory, Trainer
 from facetrain.training.memory import Memory
@@ -61,7 +60,7 @@ def _carry_out_elastically(
         trainer = build.build_trainer(config, prepared[0], runtime, show_progress)(run)
         memory.hosts_changed = hosts_changed
         trainer.memory = memory
-        committed = _of_chief(runtime, None if memory.step is None else [memory.step, memory.run])
+        committed = from_chief(runtime.communicator, None if memory.step is None else [memory.step, memory.run])
         if committed is None:
             summary.update(begin(trainer, prepared[0]))
         else:
@@ -71,13 +70,6 @@ def _carry_out_elastically(
         return _finish(trainer, show_progress)
 
     return {**run_elastically(attempt), **summary}
-
-
-def _of_chief(runtime: Runtime, value: Any) -> Any:
-    """Returns the chief's value, which JSON can hold, on all ranks."""
-    text = json.dumps(value).encode() if runtime.is_chief else b""
-    gathered = runtime.all_gather(np.frombuffer(text, np.uint8).astype(np.int32))
-    return json.loads(bytes(gathered.astype(np.uint8)))
 
 
 def _advice(run: RunDirectory, runtime: Runtime) -> str:
@@ -99,6 +91,4 @@ def _fit_and_report(trainer: Trainer, show_progress: bool) -> dict[str, Any]:
         "steps": state.step,
         "best_step": state.best_step,
     }
-    if trainer.runtime.is_chief:
-        summary.update(write_run_report(trainer.run.path, trainer.evaluators, show_progress))
-    return summary
+    return {**summary, **report_of_training(trainer, show_progress)}

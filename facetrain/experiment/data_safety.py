@@ -21,17 +21,18 @@ _log = logging.getLogger(__name__)
 _NAMED = 5
 
 
-def check_overlap(config: Config, faces: Faces, evaluators: Sequence[VerificationEvaluator]) -> None:
+def check_overlap(config: Config, faces: Faces, evaluators: Sequence[VerificationEvaluator], warn: bool = True) -> None:
     """Warns of, or refuses, people who are in the training set and in an evaluation set.
 
     Args:
         config: says which of them by ``data.overlap``.
         faces: the training images.
-        evaluators: those of ``config.evaluate``, in that order; none on processes that do not evaluate.
+        evaluators: those of ``config.evaluate``, in that order.
+        warn: whether this process speaks to the user; others only refuse.
     Raises:
         InputError: under ``data.overlap: fail``, if there are any.
     """
-    if config.data.overlap == "ignore" or not evaluators:
+    if config.data.overlap == "ignore" or not evaluators or not (warn or config.data.overlap == "fail"):
         return
     if not faces.source.has_names:
         _log.warning("the training set has numbers, not names: whether evaluation sets share its people is not known")

@@ -99,7 +99,8 @@ def resume(run_dir: PathLike, show_progress: bool = False) -> dict[str, Any]:
         return data_safety.same_data(run, build_faces(config, show_progress and runtime.is_chief))
 
     def begin(trainer: Any, faces: Faces) -> dict[str, Any]:
-        data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
+        if trainer.runtime.is_chief:
+            data_safety.warn_of_changed_evaluations(run.read_manifest(), trainer.evaluators)
         checkpoint = trainer.store.latest()
         if checkpoint is not None:
             trainer.restore(checkpoint)

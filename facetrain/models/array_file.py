@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from facetrain.files import PathLike
+from facetrain.models.replicas import readable
 
 BLOCK_BYTES = 16 << 20
 Block = tuple[int, np.ndarray]
@@ -24,7 +25,7 @@ class VariableArray:
     """
 
     def __init__(self, variable: tf.Variable):
-        self.variable = variable
+        self.variable = readable(variable)
         self.shape = tuple(variable.shape)
         self.dtype = np.dtype(variable.dtype.as_numpy_dtype)
         self.nbytes = self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))

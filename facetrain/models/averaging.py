@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.models.replicas import readable
+
 
 class FollowedWeights(tf.Module):
     """Keeps a shadow of every floating-point variable of a model; subclasses say how shadows follow.
@@ -31,6 +33,11 @@ class FollowedWeights(tf.Module):
             for v in self._followed
         ]
 
+    @property
+    def statistics(self) -> list[tf.Variable]:
+        """The shadows of what no optimiser moves, each process from its own data: normalisation's averages."""
+        return [shadow for shadow, followed in zip(self.shadows, self._followed) if not followed.trainable]
+
     def update(self, updates: tf.Tensor) -> None:
         """Moves the shadows towards the weights; ``updates`` is the number of updates made so far."""
         raise NotImplementedError
@@ -43,7 +50,7 @@ class FollowedWeights(tf.Module):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the model carries the averages; its own weights return afterwards."""
-        own = [tf.identity(v) for v in self._followed]
+        own = [tf.identity(readable(v)) for v in self._followed]
         for variable, shadow in zip(self._followed, self.shadows):
             variable.assign(shadow)
         try:

@@ -18,6 +18,7 @@ from facetrain.images import scale_pixels
 from facetrain.models.contract import Contract
 from facetrain.models.keras_file import load_keras_file
 from facetrain.models.precision import precision_scope
+from facetrain.models.replicas import has_replicas, on_replicas
 
 MODEL_FILE = "model.keras"
 Spec = Union[str, Mapping[str, Any]]
@@ -84,12 +85,16 @@ def load_embedding_model(folder: PathLike) -> tuple[keras.Model, Contract]:
     return model, contract
 
 
-def embedding_function(model: keras.Model, scaling: str) -> Callable[[np.ndarray], np.ndarray]:
+def embedding_function(
+    model: keras.Model, scaling: str, strategy: tf.distribute.Strategy | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from pixels [B, S, S, 3] uint8 RGB to embeddings [B, D] float32.
 
     Args:
         model: an embedding model.
         scaling: name of its pixel scaling; the contract knows it.
+        strategy: that the model was built under: its replicas in this process share each batch, where B can be
+            divided by their number, and none asks other processes.
     """
 
     @tf.function(reduce_retracing=True)
@@ -99,4 +104,4 @@ def embedding_function(model: keras.Model, scaling: str) -> Callable[[np.ndarray
     def call(images: np.ndarray) -> np.ndarray:
         return embed(tf.convert_to_tensor(images)).numpy()
 
-    return call
+    return on_replicas(embed, strategy) if has_replicas(strategy) else call

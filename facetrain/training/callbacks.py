@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from facetrain.distributed.exchange import Ranks
 from facetrain.files import PathLike, write_json
 from facetrain.training.display import Display
 from facetrain.training.metrics_log import MetricsLog
@@ -33,14 +35,16 @@ class StepClock(RunCallback):
     """Counts updates and stops at the first loss that is not finite.
 
     Losses are looked at every ``every`` steps, and always before anything is evaluated or saved. Must come first.
+    Ranks look at the same steps, and all stop where one of them finds such a loss.
 
     Args:
         state: the run's clock.
         every: how often to look.
         due: tells whether something will be evaluated or saved at a step.
-        indices: returns the image indices of the batch of a step.
+        indices: returns the image indices of this rank's batch of a step.
         image_name: returns what a person calls an image.
-        report_path: where to write those of a diverged step.
+        report_path: where the chief writes those of a diverged step, of all ranks.
+        ranks: this process among the others.
     """
 
     def __init__(
@@ -51,9 +55,10 @@ class StepClock(RunCallback):
         indices: Callable[[int], Sequence[int]],
         image_name: Callable[[int], str],
         report_path: PathLike,
+        ranks: Ranks,
     ):
         super().__init__(state)
-        self._every, self._due, self._report_path = every, due, report_path
+        self._every, self._due, self._report_path, self._ranks = every, due, report_path, ranks
         self._indices, self._image_name = indices, image_name
         self._unseen: list[tuple[int, tf.Tensor, tf.Tensor]] = []
 
@@ -70,17 +75,19 @@ class StepClock(RunCallback):
         self.state.stop_watch()
 
     def _look(self) -> None:
-        for step, batch_loss, mean_loss in self._unseen:
-            if not (math.isfinite(float(batch_loss)) and math.isfinite(float(mean_loss))):
-                self._refuse(step)
+        bad = [step for step, *losses in self._unseen if not all(math.isfinite(float(loss)) for loss in losses)]
         self._unseen.clear()
+        found = self._ranks.gather(np.array([bad[0] if bad else 0], np.int64))
+        if found.any():
+            self._refuse(int(found[found > 0].min()))
 
     def _refuse(self, step: int) -> None:
-        indices = [int(i) for i in self._indices(step - 1)]
+        indices = self._ranks.gather(np.asarray(self._indices(step - 1), np.int64)).tolist()
         epoch, step_in_epoch = self.state.timeline.place(step - 1)
         place = {"step": step, "epoch": epoch, "step_in_epoch": step_in_epoch}
         images = [{"index": index, "name": self._image_name(index)} for index in indices]
-        write_json(self._report_path, {**place, "images": images})
+        if self._ranks.rank == 0:
+            write_json(self._report_path, {**place, "images": images})
         raise TrainingDivergedError(
             f"the loss of step {step} (epoch {epoch + 1}) is not finite; the images of its batch are listed in "
             f"{self._report_path}; lower the learning rate, add warm-up, or set train.clip_norm; the newest checkpoint "
@@ -166,7 +173,18 @@ class WhenDue(RunCallback):
 
 
 class MetricsWriter(RunCallback):
-    """Writes a row of numbers every ``every`` steps, whenever something was evaluated, and where a stage ends."""
+    """Writes a row of numbers every ``every`` steps, whenever something was evaluated, and where a stage ends.
+
+    Args:
+        state: the run's clock.
+        every: updates between rows.
+        evaluated: tells whether something was evaluated at a step.
+        schedule: learning rate by number of updates made.
+        stage: the stage of the update that follows a number of updates.
+        mean: returns the means over ranks of numbers; called on every rank.
+        log: where rows are written, on the chief.
+        display: shows them.
+    """
 
     def __init__(
         self,
@@ -175,12 +193,13 @@ class MetricsWriter(RunCallback):
         evaluated: Callable[[int], bool],
         schedule: Callable[[int], Any],
         stage: Callable[[int], Stage],
+        mean: Callable[[dict[str, float]], dict[str, float]],
         log: MetricsLog | None,
         display: Display,
     ):
         super().__init__(state)
         self._every, self._evaluated, self._schedule, self._stage = every, evaluated, schedule, stage
-        self._log, self._display = log, display
+        self._mean, self._log, self._display = mean, log, display
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a row if it is time to."""
@@ -188,11 +207,12 @@ class MetricsWriter(RunCallback):
         stage = self._stage(step - 1)
         if not evaluated and step % self._every and stage is self._stage(step):
             return
+        means = self._mean({"loss": float(logs["loss"]), "train_accuracy": float(logs["accuracy"])})
         row: dict[str, Any] = {
             "stage": stage.name,
             "epoch": round(self.state.timeline.epochs(step), 4),
-            "loss": float(logs["loss"]),
-            "train_accuracy": float(logs["accuracy"]),
+            "loss": means["loss"],
+            "train_accuracy": means["train_accuracy"],
             "learning_rate": float(self._schedule(step - 1)),
         }
         if hasattr(self.model.margin_loss, "scale"):

@@ -14,11 +14,13 @@ import tensorflow as tf
 from facetrain.data.manifest import read_label_map
 from facetrain.data.pipeline import input_error
 from facetrain.distributed.elastic import RanksChangedError
+from facetrain.distributed.exchange import from_chief
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 from facetrain.models.contract import Contract
-from facetrain.models.embedding_model import embedding_function, save_embedding_model
+from facetrain.models.embedding_model import embedding_function
 from facetrain.models.head_file import save_head
+from facetrain.models.plain import save_plainly
 from facetrain.models.recognizer import FaceRecognizer
 from facetrain.models.shards import is_divisible, is_sharded, take_part
 from facetrain.models.weights import common_variables, named_variables, read_state, stream_state, write_state
@@ -47,7 +49,7 @@ class Trainer:
         image_name: returns what a person calls the image of an index.
         run: where everything is written.
         contract: describes the embedding model, without threshold.
-        evaluators: run in turn; the ``accuracy`` of the first decides which model is best.
+        evaluators: run in turn, on every rank; the ``accuracy`` of the first decides which model is best.
         schedule: learning rate by number of updates made, for the log.
         runtime: the device or devices this process trains on.
         options: how often what happens.
@@ -84,7 +86,7 @@ class Trainer:
         self.state = RunState(options.steps_per_epoch, total, global_batch, timeline=timeline_of(self.stages))
         self.memory: Memory | None = None
         self._head_is_wanted = False
-        self._embed = embedding_function(recognizer.embedding_model, contract.scaling)
+        self.embed = embedding_function(recognizer.embedding_model, contract.scaling, runtime.strategy)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over weights, optimiser, averages and clock of a checkpoint."""
@@ -131,6 +133,8 @@ class Trainer:
                 for segment in segments(self.stages):
                     self._fit_segment(segment, hooks)
                 if interrupt.raised and not self.state.finished:
+                    # The first to leave has all others ended, so none leaves before the chief has written all.
+                    self.runtime.barrier()
                     raise KeyboardInterrupt
         finally:
             display.close()
@@ -155,7 +159,7 @@ class Trainer:
                 return
             with _explaining_bad_images():
                 self.recognizer.fit(
-                    feed.dataset(stretch.first_epoch + part.epoch, part.skip),
+                    self.runtime.distribute(feed.dataset(stretch.first_epoch + part.epoch, part.skip)),
                     initial_epoch=stretch.first_epoch + part.epoch,
                     epochs=stretch.first_epoch + part.stop,
                     steps_per_epoch=part.steps,
@@ -178,7 +182,7 @@ class Trainer:
         self.recognizer.stop_training = False
 
         def evaluates(step: int) -> bool:
-            # The same on all ranks, also on those without evaluators: they meet to average their statistics.
+            # The same on all ranks, which meet to average their statistics and to embed the images.
             return options.evaluates and (options.measures(*timeline.made(step)) or step == state.total_steps)
 
         def saves(step: int) -> bool:
@@ -191,10 +195,14 @@ class Trainer:
             if self.runtime.world == 1:
                 return interrupt.raised
             # Ranks must stop after the same update: they agree, now and then, whether any of them was asked to.
-            return not step % options.log_every and self.runtime.all_mean({"stop": float(interrupt.raised)})["stop"] > 0
+            if step % options.log_every or not self.runtime.all_mean({"stop": float(interrupt.raised)})["stop"]:
+                return False
+            interrupt.raised = True  # also where no signal came: all end in the same way
+            return True
 
         def looks(step: int) -> bool:
-            return evaluates(step) or saves(step) or interrupt.raised
+            # Ranks look together: what one of them was asked alone is no reason.
+            return evaluates(step) or saves(step) or (interrupt.raised and self.runtime.world == 1)
 
         def commits(step: int) -> bool:
             asked = self.memory is not None and (step % self.memory.every == 0 or saves(step))
@@ -204,12 +212,20 @@ class Trainer:
         watched = f"{self.evaluators[0].name}/accuracy" if self.evaluators else None
         return [
             callbacks.StepClock(
-                state, options.log_every, looks, indices, self.image_name, self.run.path / "nonfinite.json"
+                state,
+                options.log_every,
+                looks,
+                indices,
+                self.image_name,
+                self.run.path / "nonfinite.json",
+                self.runtime.communicator,
             ),
             switch,
             callbacks.Evaluation(state, evaluates, self._evaluate, watched, self._save_best),
             callbacks.WhenDue(state, evaluates, self._save_sharded_head),
-            callbacks.MetricsWriter(state, options.log_every, evaluates, self.schedule, switch.at, log, display),
+            callbacks.MetricsWriter(
+                state, options.log_every, evaluates, self.schedule, switch.at, self.runtime.all_mean, log, display
+            ),
             callbacks.CheckpointWriter(state, saves, self._save_checkpoint, interrupted),
             # Behind the checkpoint: where the ranks change, what was due at this update has been done.
             callbacks.WhenDue(state, commits, self._commit),
@@ -217,16 +233,19 @@ class Trainer:
 
     def _sync_statistics(self) -> None:
         of_loss = getattr(self.recognizer.margin_loss, "variables", ())
-        self.runtime.sync_moving_statistics(self.recognizer.embedding_model, of_loss)
+        average = self.recognizer.average
+        of_average = () if average is None else average.statistics
+        self.runtime.sync_moving_statistics(self.recognizer.embedding_model, [*of_loss, *of_average])
 
     def _evaluate(self) -> dict[str, float]:
         self._sync_statistics()
         numbers: dict[str, float] = {}
         with self.recognizer.averaged_weights():
             for evaluator in self.evaluators:
-                found = evaluator.run(self._embed)
+                found = evaluator.run(self.embed)
                 numbers.update({f"{evaluator.name}/{key}": float(value) for key, value in found.items()})
-        return numbers
+        # Which model is best must not hang on the last bit of a processor.
+        return from_chief(self.runtime.communicator, numbers)
 
     def _save_best(self, numbers: Mapping[str, float]) -> None:
         if not self.runtime.is_chief:
@@ -245,7 +264,7 @@ class Trainer:
         else:
             self._save_head()
         with self.recognizer.averaged_weights():
-            save_embedding_model(self.recognizer.embedding_model, self.run.best, contract)
+            save_plainly(self.recognizer.embedding_model, self.run.best, contract)
 
     def _save_head(self) -> None:
         """Writes the centres that belong to the best model, for a later run to start from."""
