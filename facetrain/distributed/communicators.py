@@ -93,10 +93,13 @@ class MultiWorker(Communicator):
         def reduce(own: list[tf.Tensor]) -> list[tf.Tensor]:
             context = tf.distribute.get_replica_context()
             mine = not of_chief or context.replica_id_in_sync_group == 0
-            return [context.all_reduce(how, one if mine else tf.zeros_like(one)) for one in own]
+            # An identity: TensorFlow reduces to the device of a tensor, and an argument has none.
+            return [context.all_reduce(how, tf.identity(one) if mine else tf.zeros_like(one)) for one in own]
 
-        key = (how, of_chief, *((one.dtype, tuple(one.shape)) for one in tensors))
-        return [self._first(one) for one in self._on_workers(key, reduce)(tensors)] if tensors else []
+        if not tensors:
+            return []
+        signature = [tf.TensorSpec(one.shape, one.dtype) for one in tensors]
+        return [self._first(one) for one in self._on_workers((how, of_chief), reduce, signature)(tensors)]
 
     def gather(self, array: Any) -> np.ndarray:
         """Returns the arrays of all workers joined along axis 0."""
@@ -109,22 +112,22 @@ class MultiWorker(Communicator):
             return context.all_gather(mine, axis=0)
 
         rows = tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
-        return self._first(self._on_workers(rows, gather, [rows])(tensor))
+        return self._first(self._on_workers("gather", gather, rows)(tensor))
 
     def barrier(self) -> None:
         """Waits for all workers."""
         self.mean([np.zeros((), np.float32)])
 
-    def _on_workers(self, key: Any, function: Any, signature: Any = None) -> Callable[[Any], Any]:
-        """Returns what runs a function on all replicas, traced once for all calls with one key.
+    def _on_workers(self, name: Any, function: Any, signature: Any) -> Callable[[Any], Any]:
+        """Returns what runs a function on all replicas, traced once for all calls with one name and signature.
 
-        Workers find the collectives that belong together by the order in which they traced them, so the key must be the
-        same on all of them whenever it is new: it may not hold the number of rows, in which they differ.
+        Workers find the collectives that belong together by the order in which they traced them, so a signature must be
+        new on all of them at once: it may not hold the number of rows, in which they differ.
         """
+        key = (name, *tf.nest.flatten(signature))
         if key not in self._traced:
-            self._traced[key] = tf.function(
-                lambda argument: self._strategy.run(function, args=(argument,)), input_signature=signature
-            )
+            run = tf.function(lambda argument: self._strategy.run(function, args=(argument,)))
+            self._traced[key] = run.get_concrete_function(signature)
         return self._traced[key]
 
     def _first(self, value: Any) -> np.ndarray:

@@ -62,12 +62,21 @@ def test_a_stage_ends_with_a_row_of_its_own(tmp_path):
     """Rows are due after 5 and 10 updates, the first stage ends after 7: its border stands in the log."""
     one, two = (Stage(name, 7, losses.get("arcface", scale=8.0)) for name in ("one", "two"))
     state, log = RunState(steps_per_epoch=7, total_steps=14, global_batch=8), MetricsLog(tmp_path, tensorboard=False)
+
+    def mean_with_another_rank(own):
+        return {name: (value + 3.0) / 2 for name, value in own.items()}
+
+    def stage(step):
+        return one if step < 7 else two
+
     writer = MetricsWriter(
-        state, 5, lambda step: False, lambda step: 0.1, lambda step: one if step < 7 else two, log, Display(False)
+        state, 5, lambda step: False, lambda step: 0.1, stage, mean_with_another_rank, log, Display(False)
     )
     writer.model = SimpleNamespace(margin_loss=one.loss)
     for _ in range(12):
         state.step += 1
         writer.on_train_batch_end(0, {"loss": 1.0, "accuracy": 0.5})
     log.close()
-    assert [(row["step"], row["stage"]) for row in read_metrics(log.path)] == [(5, "one"), (7, "one"), (10, "two")]
+    rows = read_metrics(log.path)
+    assert [(row["step"], row["stage"]) for row in rows] == [(5, "one"), (7, "one"), (10, "two")]
+    assert [(row["loss"], row["train_accuracy"]) for row in rows] == [(2.0, 1.75)] * 3
