@@ -45,7 +45,7 @@ def messages(output):
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else str(value),
 )
-def test_the_others_end_with_one_message(tmp_path, kind, victim, number, capsys):
+def test_the_others_end_with_one_message(tmp_path, kind, victim, number):
     run = tmp_path / "runs" / "run"
     arguments = train_arguments(tmp_path / "runs", "run", **SETTINGS)
     with Processes(tmp_path) as processes:
@@ -55,8 +55,6 @@ def test_the_others_end_with_one_message(tmp_path, kind, victim, number, capsys)
         taken = processes.wait_for_ends(but=(victim,) if kind == "multiworker" and number == signal.SIGSTOP else ())
         assert not is_running(pids[1 - victim])
         said = processes.said()
-    with capsys.disabled():
-        print(f"\n{kind}, {number.name} of rank {victim}: {taken:.1f} s")  # noqa: T201
     (message,) = messages(said)
     assert f"lost rank {victim} of 2 (process {pids[victim]} on " in message
     assert ("its process ended" if number == signal.SIGKILL else f"no sign of life for {SILENCE_S} s") in message
