@@ -52,7 +52,7 @@ def test_the_others_end_with_one_message(tmp_path, kind, victim, number):
         processes.start_two(kind, arguments, [f"127.0.0.1:{port}" for port in free_ports(2)])
         pids = processes.wait_for_step(6)
         os.kill(pids[victim], number)
-        taken = processes.wait_for_ends(but=(victim,) if kind == "multiworker" and number == signal.SIGSTOP else ())
+        processes.wait_for_ends(but=(victim,) if kind == "multiworker" and number == signal.SIGSTOP else ())
         assert not is_running(pids[1 - victim])
         said = processes.said()
     (message,) = messages(said)
@@ -63,7 +63,7 @@ def test_the_others_end_with_one_message(tmp_path, kind, victim, number):
     assert "[0]<stderr>:Traceback" not in said and "[1]<stderr>:Traceback" not in said
     store = CheckpointStore(run / "checkpoints")
     assert store.latest().state["step"] == store.steps()[-1] >= 4
-    assert not list(run.rglob(".*.tmp"))
+    assert victim == 0 or not list(run.rglob(".*.tmp")), "the chief ends itself only when a checkpoint is whole"
 
 
 def test_what_a_killed_chief_leaves_is_resumed(tmp_path, monkeypatch):
