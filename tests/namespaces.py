@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -45,8 +47,12 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     made = []
     try:
         for host in hosts:
-            _ip("netns", "add", host.name)
             made.append(host)
+            # Laid over /etc/hosts there: a host must know itself by the address at which others reach it.
+            names = Path("/etc/netns") / host.name / "hosts"
+            names.parent.mkdir(parents=True)
+            names.write_text(f"127.0.0.1 localhost\n{host.address} {socket.gethostname()}\n")
+            _ip("netns", "add", host.name)
         _ip(
             "-n", hosts[0].name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", hosts[1].name
         )
@@ -58,6 +64,7 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     finally:
         for host in made:
             _ip("netns", "del", host.name, check=False)
+            shutil.rmtree(Path("/etc/netns") / host.name, ignore_errors=True)
 
 
 def cut_cable(host: Host) -> None:

@@ -64,7 +64,7 @@ def run_elastically(attempt: Callable[[Callable[[], bool]], T]) -> T:
         try:
             return attempt(hosts.changed)
         except RanksChangedError as error:
-            raise HostsUpdatedInterrupt from error
+            raise HostsUpdatedInterrupt(skip_sync=False) from error
         except tf.errors.OpError as error:
             if not is_lost_exchange(error):
                 raise

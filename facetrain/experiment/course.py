@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Optional
 
-import numpy as np
 from tensorflow import keras
 
 from facetrain.config import Config
 from facetrain.distributed.contact import watching
 from facetrain.distributed.elastic import launched_elastically, run_elastically
+from facetrain.distributed.exchange import from_chief
 from facetrain.distributed.runtime import Runtime
 from facetrain.experiment import build
 from facetrain.experiment.distilling import Teaching, open_teaching
@@ -77,23 +76,16 @@ def _carry_out_elastically(
         trainer = build.build_trainer(config, prepared[0], runtime, show_progress, teaching, until_epoch)(run)
         memory.hosts_changed = hosts_changed
         trainer.memory = memory
-        committed = _of_chief(runtime, None if memory.step is None else [memory.step, memory.run])
+        committed = from_chief(runtime.communicator, None if memory.step is None else [memory.step, memory.run])
         if committed is None:
             summary.update(begin(trainer, prepared[0], teaching))
         else:
             trainer.recall(*committed)
-            ranks = "1 process" if runtime.world == 1 else f"{runtime.world} processes"
-            say(f"elastic: {ranks} go on after update {committed[0]}", show_progress and runtime.is_chief)
+            ranks = "1 process goes" if runtime.world == 1 else f"{runtime.world} processes go"
+            say(f"elastic: {ranks} on after update {committed[0]}", show_progress and runtime.is_chief)
         return _finish(trainer, show_progress)
 
     return {**run_elastically(attempt), **summary}
-
-
-def _of_chief(runtime: Runtime, value: Any) -> Any:
-    """Returns the chief's value, which JSON can hold, on all ranks."""
-    text = json.dumps(value).encode() if runtime.is_chief else b""
-    gathered = runtime.all_gather(np.frombuffer(text, np.uint8).astype(np.int32))
-    return json.loads(bytes(gathered.astype(np.uint8)))
 
 
 def _advice(run: RunDirectory, runtime: Runtime) -> str:

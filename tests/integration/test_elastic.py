@@ -101,9 +101,9 @@ def test_a_killed_chief_and_a_new_host(tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, EPOCHS * STEPS + 1))
     latest = CheckpointStore(run / "checkpoints").latest()
-    assert latest.state["step"] == latest.arrays["optimizer/iteration"] == EPOCHS * STEPS
+    assert latest.state["step"] == np.asarray(latest.arrays["optimizer/iteration"]) == EPOCHS * STEPS
     assert (run / "best" / "model.keras").exists() and (run / "report.html").exists()
-    assert "1 process go on" in said and "2 processes go on" in said
+    assert "1 process goes on" in said and "2 processes go on" in said
 
 
 def test_a_head_in_parts_goes_on_from_the_disk(tmp_path):

@@ -45,18 +45,16 @@ def messages(output):
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else str(value),
 )
-def test_the_others_end_with_one_message(tmp_path, kind, victim, number, capsys):
+def test_the_others_end_with_one_message(tmp_path, kind, victim, number):
     run = tmp_path / "runs" / "run"
     arguments = train_arguments(tmp_path / "runs", "run", **SETTINGS)
     with Processes(tmp_path) as processes:
         processes.start_two(kind, arguments, [f"127.0.0.1:{port}" for port in free_ports(2)])
         pids = processes.wait_for_step(6)
         os.kill(pids[victim], number)
-        taken = processes.wait_for_ends(but=(victim,) if kind == "multiworker" and number == signal.SIGSTOP else ())
+        processes.wait_for_ends(but=(victim,) if kind == "multiworker" and number == signal.SIGSTOP else ())
         assert not is_running(pids[1 - victim])
         said = processes.said()
-    with capsys.disabled():
-        print(f"\n{kind}, {number.name} of rank {victim}: {taken:.1f} s")  # noqa: T201
     (message,) = messages(said)
     assert f"lost rank {victim} of 2 (process {pids[victim]} on " in message
     assert ("its process ended" if number == signal.SIGKILL else f"no sign of life for {SILENCE_S} s") in message
@@ -65,7 +63,7 @@ def test_the_others_end_with_one_message(tmp_path, kind, victim, number, capsys)
     assert "[0]<stderr>:Traceback" not in said and "[1]<stderr>:Traceback" not in said
     store = CheckpointStore(run / "checkpoints")
     assert store.latest().state["step"] == store.steps()[-1] >= 4
-    assert not list(run.rglob(".*.tmp"))
+    assert victim == 0 or not list(run.rglob(".*.tmp")), "the chief ends itself only when a checkpoint is whole"
 
 
 def test_what_a_killed_chief_leaves_is_resumed(tmp_path, monkeypatch):
