@@ -134,8 +134,6 @@ class Axis:
 
 def short_text(value: Any, limit: int = 24) -> str:
     """Returns a value as it is written in tables: numbers in six digits, components by their text in YAML."""
-    if value is None:
-        return "–"
     if isinstance(value, float):
         return f"{value:.{_DIGITS}g}"
     text = value if isinstance(value, str) else json.dumps(value)

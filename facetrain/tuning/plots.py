@@ -100,6 +100,7 @@ def _height(axis: Axis, record: Record) -> float:
 
 def _dress(plot: Axes, colours: Theme, names: Sequence[str], ticks: Sequence[Any]) -> None:
     """Writes names and ticks at upright axes in place of those of the plot."""
+    behind = {"facecolor": colours.background or "none", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
     plot.grid(False)
     plot.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.3, len(names) - 0.4))
     plot.set_xticks(range(len(names)), names)
@@ -108,8 +109,8 @@ def _dress(plot: Axes, colours: Theme, names: Sequence[str], ticks: Sequence[Any
     for number, marks in enumerate(ticks):
         plot.axvline(number, color=colours.grid, lw=1.4, zorder=1)
         for height, text in marks:
-            style = {"ha": "left", "va": "center", "fontsize": 8, "color": colours.text, "alpha": 0.85, "zorder": 5}
-            plot.text(number + 0.04, height, text, **style)
+            style = {"ha": "left", "va": "center", "fontsize": 8, "color": colours.text, "zorder": 5, "bbox": behind}
+            plot.text(number + 0.05, height, text, **style)
 
 
 def _broken(key: str) -> str:
