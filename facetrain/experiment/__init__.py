@@ -13,6 +13,7 @@ _HOMES = {
     "describe": "saved",
     "evaluate": "use",
     "export": "exporting",
+    "forecast": "forecasting",
     "learning_rates": "recipe",
     "operate": "saved",
     "resume": "run",
