@@ -363,8 +363,9 @@ def part_simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for number, (identities, head, rate, gb) in enumerate(PUBLISHED):
         row = simulation.row(head, identities, 8)
-        row.update(what="published", published=rate, fitted=number in FITTED, published_gb=gb)
-        rows.append({**row, "deviation": row["samples_per_second"] / rate - 1})
+        deviation = row["samples_per_second"] / rate - 1
+        about = {"published": rate, "deviation": deviation, "fitted": number in FITTED, "published_gb": gb}
+        rows.append({"what": "published", **row, **about})
     rows += [
         {"what": "simulated", **simulation.row(head, identities, gpus)}
         for identities in IDENTITIES
