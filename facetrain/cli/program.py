@@ -25,6 +25,7 @@ from facetrain.cli import (
     evaluate,
     export,
     launch,
+    plan,
     profile,
     report,
     show,
@@ -60,6 +61,7 @@ app.command()(export.export)
 app.add_typer(convert.app, name="convert")
 app.command()(surgery.surgery)
 app.command()(profile.profile)
+app.command()(plan.plan)
 app.command()(report.report)
 app.add_typer(show.app, name="show")
 app.command()(doctor.doctor)

@@ -14,6 +14,7 @@ _HOMES = {
     "embed": "embedding",
     "evaluate": "use",
     "export": "exporting",
+    "forecast": "forecasting",
     "learning_rates": "recipe",
     "operate": "saved",
     "resume": "run",

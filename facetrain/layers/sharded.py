@@ -192,8 +192,13 @@ class _NormalRows(keras.initializers.Initializer):
         rows, *rest = (int(side) for side in shape)
         begin, end = self._first // _BLOCK, -(-(self._first + rows) // _BLOCK)
 
-        def block(number: tf.Tensor) -> tf.Tensor:
-            return tf.random.stateless_normal([_BLOCK, *rest], [self._seed, number], stddev=0.01, dtype=dtype)
+        def write(number: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            block = tf.random.stateless_normal([_BLOCK, *rest], [self._seed, number], stddev=0.01, dtype=dtype)
+            first = number * _BLOCK
+            own = block[tf.maximum(self._first - first, 0) : self._first + rows - first]
+            return number + 1, array.write(number - begin, own)
 
-        blocks = tf.map_fn(block, tf.range(begin, end), fn_output_signature=dtype)
-        return tf.reshape(blocks, [-1, *rest])[self._first - begin * _BLOCK :][:rows]
+        # Blocks are cut before they are joined, since cutting the whole would copy it.
+        array = tf.TensorArray(dtype, size=end - begin, infer_shape=False, element_shape=[None, *rest])
+        _, array = tf.while_loop(lambda number, _: number < end, write, (tf.constant(begin), array))
+        return tf.ensure_shape(array.concat(), [rows, *rest])

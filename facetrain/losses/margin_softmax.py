@@ -135,8 +135,7 @@ class MarginLoss(FaceLoss):
             cosines, target = take_target(at_least_float32(outputs["logits"]), positions)
         else:  # of each example one rank has the own class
             positions = tf.boolean_mask(positions, labels >= 0)
-            cosines = at_least_float32(outputs["logits"])
-            target = joint_target(cosines, positions, ranks)
+            cosines, target = joint_target(at_least_float32(outputs["logits"]), positions, ranks)
         if self.interclass_filter:
             kept = tf.where(cosines > self.interclass_filter, tf.zeros([], cosines.dtype), cosines)
             own = tf.gather(tf.stop_gradient(target), positions[:, 0])

@@ -60,16 +60,16 @@ def cross_entropy(
     return entropy(cosines, target)
 
 
-def joint_target(cosines: tf.Tensor, positions: tf.Tensor, ranks: Collectives) -> tf.Tensor:
-    """Returns the cosine of each example with its own class [G], which one of the ranks has.
+def joint_target(cosines: tf.Tensor, positions: tf.Tensor, ranks: Collectives) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns ``cosines`` itself and the cosine of each example with its own class [G], which one of the ranks has.
 
     Args:
         cosines: [G, S] of all examples with the classes of this rank.
         positions: [n, 2], row and column of the own classes that this rank has.
         ranks: the processes that hold the classes.
     """
-    here = tf.gather_nd(cosines, positions)
-    return ranks.sum(tf.scatter_nd(positions[:, :1], here, tf.shape(cosines)[:1]))
+    cosines, here = take_target(cosines, positions)
+    return cosines, ranks.sum(tf.scatter_nd(positions[:, :1], here, tf.shape(cosines)[:1]))
 
 
 def joint_cross_entropy(
@@ -92,12 +92,33 @@ def joint_cross_entropy(
         label_smoothing: share of the label spread evenly over all classes.
         ranks: the processes that hold the classes.
     """
-    logits, own = cosines * scale, target * scale
-    logits = tf.tensor_scatter_nd_update(logits, positions, tf.gather(own, positions[:, 0]))
-    highest = ranks.max(tf.reduce_max(logits, axis=1))
-    total = ranks.sum(tf.reduce_sum(tf.exp(logits - highest[:, tf.newaxis]), axis=1))
-    losses = tf.math.log(total) + highest - own
-    if label_smoothing:
-        number = ranks.sum(tf.cast(tf.shape(logits)[1], logits.dtype))
-        losses += label_smoothing * (own - ranks.sum(tf.reduce_sum(logits, axis=1)) / number)
-    return losses
+    compiled = may_be_compiled()
+    rows = positions[:, 0]
+
+    @tf.custom_gradient
+    def entropy(matrix: tf.Tensor, values: tf.Tensor) -> Any:
+        own = values * scale
+        old = tf.gather_nd(matrix, positions) * scale
+        logits = put_at(matrix * scale, positions, old, tf.gather(own, rows), compiled)
+        highest = ranks.max_values(tf.reduce_max(logits, axis=1))
+        number = ranks.sum_values(tf.cast(tf.shape(logits)[1], logits.dtype)) if label_smoothing else None
+        spread = ranks.sum_values(tf.reduce_sum(logits, axis=1)) / number if label_smoothing else None
+        powers = tf.exp(logits - highest[:, tf.newaxis])  # in place, as all that follows
+        total = ranks.sum_values(tf.reduce_sum(powers, axis=1))
+        losses = tf.math.log(total) + highest - own
+        if label_smoothing:
+            losses += label_smoothing * (own - spread)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            weights = ranks.sum_values(upstream) * scale  # every rank's classes count in the losses of all
+            slopes = powers * (weights / total)[:, tf.newaxis]
+            if label_smoothing:
+                slopes -= (weights * (label_smoothing / number))[:, tf.newaxis]
+            here = tf.gather_nd(slopes, positions)
+            rest = put_at(slopes, positions, here, tf.zeros_like(here), compiled)
+            mine = tf.scatter_nd(positions[:, :1], here, tf.shape(values))
+            return rest, mine - upstream * scale * (1.0 - label_smoothing)
+
+        return losses, gradient
+
+    return entropy(cosines, target)

@@ -128,7 +128,9 @@ class DecayRuleOptimizer(keras.optimizers.Optimizer):
             self.lookahead.begin(variable, self.slot("slow", variable), self.iterations)
         if self._rows_only[place] and isinstance(gradient, tf.IndexedSlices):
             values = centralized(gradient.values, variable.name) if self.centralize else gradient.values
-            self.apply_rows(values, gradient.indices, variable, lr, decay)
+            # Rows that were read before there is a gradient would take memory through the whole step.
+            with tf.control_dependencies([values]):
+                self.apply_rows(values, gradient.indices, variable, lr, decay)
         else:
             gradient = _dense(gradient, variable)
             gradient = centralized(gradient, variable.name) if self.centralize else gradient

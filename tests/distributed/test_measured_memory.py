@@ -1,0 +1,43 @@
+"""What a plan predicts against the memory of real processes, each measured on its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "distributed.py"
+TOLERANCE = 0.15
+SMALL = {"name": "mobilefacenet", "width": 0.25}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_distributed", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "head, ranks, identities, rate, batch, backbone, size",
+    [
+        ("cosine", 1, 400_000, 1.0, 256, SMALL, 32),
+        ("partial", 1, 1_000_000, 0.2, 64, SMALL, 64),
+        ("sharded", 2, 1_000_000, 0.4, 256, SMALL, 32),
+        ("cosine", 1, 1000, 1.0, 64, "mobilefacenet", 112),
+    ],
+    ids=["replicated", "sampled", "sharded", "backbone"],
+)
+def test_prediction(benchmark, head, ranks, identities, rate, batch, backbone, size):
+    options = argparse.Namespace(identities=identities, embedding=128, rate=rate, batch=batch)
+    job = {**benchmark.memory_job(head, ranks, options), "backbone": backbone, "size": size}
+    found = benchmark.start("horovod", ranks, job, **benchmark.threads(1), **benchmark.MALLOC)
+    measured = max(one["bytes"] for one in found)
+    predicted = benchmark.predict(job, ranks)
+    assert measured > 500e6, "too small to mean anything"
+    assert predicted == pytest.approx(measured, rel=TOLERANCE)
+    assert found[0]["classes"] == (identities // ranks if head == "sharded" else identities)
