@@ -157,7 +157,8 @@ def assign(variable: tf.Variable, value: Any) -> None:
     """
     rows_only = getattr(variable, "updates_rows_only", False) and hasattr(value, "blocks")
     if not rows_only or isinstance(variable, tf.distribute.DistributedValues):
-        variable.assign(np.asarray(value))
+        # Not read back: a worker that assigns alone cannot read a moving average of all.
+        variable.assign(np.asarray(value), read_value=False)
         return
     for first, block in value.blocks():
         variable.scatter_update(tf.IndexedSlices(block, np.arange(first, first + len(block))))

@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 
 from facetrain.distributed.launch import find_horovodrun, tf_config
 from facetrain.experiment import write_run_report
@@ -155,39 +154,3 @@ def test_figures_of_all_ranks_are_those_of_one_process(folders, kind):
                 assert together[name][key] == pytest.approx(value, abs=1e-6), (name, key)
             elif isinstance(value, list):
                 np.testing.assert_allclose(together[name][key], value, atol=1e-6, err_msg=key)
-
-
-# Kind, processes, update after which the last of them gets a SIGINT. Ranks agree on stopping at every fifth update.
-CHAIN = [("multiworker", 2, 7), ("horovod", 2, 23), ("mirrored", 1, 33), ("multiworker", 1, 44), ("single", 1, None)]
-STOPS = [10, 25, 33, 44, 50]
-
-
-def test_stopped_and_gone_on_with_by_other_processes_again_and_again(folders, cache, tmp_path):
-    """Ctrl-C on one rank stops all with a checkpoint; whatever goes on, the end is that of one process throughout."""
-    directory = tmp_path / "rank-0" / "runs" / "run"
-    arguments = train_arguments("auto", cache)
-    for (kind, world, stop), reached in zip(CHAIN, STOPS):
-        variables = {} if stop is None else {"STOP_AFTER": str(stop)}
-        codes, outputs = run(tmp_path, kind, arguments, world, **variables)
-        if stop is None:
-            assert codes == [0], outputs
-        else:
-            assert kind == "horovod" or set(codes) == {130}, (kind, codes, outputs)
-            assert all(codes) and all("stopped" in text for text in outputs), (kind, codes, outputs)
-        assert CheckpointStore(directory / "checkpoints").steps()[-1] == reached, (kind, outputs)
-        arguments = ["train", "--resume", str(directory)]
-        use_replicas(directory / "config.yaml", stop == 23)
-    ours, alone = (
-        CheckpointStore(one / "checkpoints").load(50).arrays for one in (directory, run_of(folders, "single"))
-    )
-    assert set(ours) == set(alone)
-    for name, value in alone.items():
-        np.testing.assert_allclose(np.asarray(ours[name]), np.asarray(value), rtol=0, atol=1e-5, err_msg=name)
-    assert list((tmp_path / "rank-1").rglob("*")) == []
-
-
-def use_replicas(config, wanted):
-    """Makes the next start of a run take two replicas, or what its start says."""
-    written = yaml.safe_load(config.read_text())
-    written["runtime"] = {"kind": "mirrored", "devices": ["CPU:0", "CPU:1"]} if wanted else {"kind": "auto"}
-    config.write_text(yaml.safe_dump(written))
