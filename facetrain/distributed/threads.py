@@ -78,7 +78,12 @@ def wanted_threads(asked: int | None, environment: Mapping[str, str] = os.enviro
 
 
 def use_threads(threads: int) -> bool:
-    """Gives TensorFlow so many threads within an operation and among them; False if it runs with others already."""
+    """Gives TensorFlow so many threads within an operation and among them; False if it runs with others already.
+
+    Where the environment says the same, TensorFlow has read it.
+    """
+    if all(os.environ.get(name) == str(threads) for name in TENSORFLOW_VARIABLES):
+        return True
     import tensorflow as tf
 
     try:
