@@ -21,7 +21,7 @@ from facetrain.distributed.launch import find_horovodrun, tf_config
 from tests.integration.commands import ROOT, environment
 from tests.integration.recording import record_steps
 
-START_S, END_S = 240, 60
+START_S, END_S = 420, 60
 
 
 class Note(NamedTuple):

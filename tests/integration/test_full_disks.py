@@ -82,7 +82,9 @@ def test_the_cache_of_one_rank_finds_no_room(tmp_path, small):
         processes.wait_for_ends(limit_s=240)
         said = processes.said()
     (sentence,) = sentences(said)
-    assert "[1]<stderr>" in sentence and "room" in sentence and str(tmp_path / "caches" / "1") in sentence, said
+    assert "[1]<stderr>" in sentence and "free some space" in sentence and str(tmp_path / "caches" / "1") in sentence, (
+        said
+    )
     assert "lost rank" not in said and "]<stderr>:Traceback" not in said
     assert not (tmp_path / "runs" / "run" / "checkpoints").exists()
 
