@@ -19,7 +19,7 @@ pytestmark = [
         importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: bash scripts/install_horovod.sh"
     ),
 ]
-SETTINGS = {"train__epochs": 40, "train__checkpoint_every": 4, "evaluate": "[]"}
+SETTINGS = {"train__epochs": 40, "train__checkpoint_every": 4, "evaluate": "[]", "schedule__warmup_steps": 2}
 # Each rank with a cache folder of its own, as on hosts of their own.
 _OWN_CACHE = 'XDG_CACHE_HOME="$1/$HOROVOD_RANK"; export XDG_CACHE_HOME; shift; exec "$@"'
 
@@ -54,7 +54,7 @@ def test_the_disk_of_the_run_gets_full(tmp_path, small, monkeypatch):
     run = disk / "runs" / "run"
     store, filler = CheckpointStore(run / "checkpoints"), disk / "filler"
     with Processes(tmp_path) as processes:
-        processes.start_two("horovod", train_arguments(disk / "runs", "run", **SETTINGS))
+        processes.start_two(train_arguments(disk / "runs", "run", **SETTINGS))
         processes.wait_for(lambda notes: bool(store.steps()))
         _fill(filler)
         taken = processes.wait_for_ends()
