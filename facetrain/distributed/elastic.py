@@ -13,6 +13,8 @@ from facetrain.errors import InputError
 
 T = TypeVar("T")
 
+_GLOO_TIMEOUT = "HOROVOD_GLOO_TIMEOUT_SECONDS"
+
 
 class RanksChangedError(RuntimeError):
     """Hosts came or went, with every rank still there: all stop here, and meet again as the new ranks."""
@@ -91,6 +93,8 @@ def is_lost_exchange(error: tf.errors.OpError) -> bool:
 
 
 def _start(hvd: Any) -> None:
+    # For so long, by default 30 s, those that are there wait for a new process to load TensorFlow, or abort.
+    os.environ.setdefault(_GLOO_TIMEOUT, "300")
     try:
         hvd.init()
     except ValueError as error:

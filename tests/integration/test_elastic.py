@@ -13,7 +13,7 @@ import pytest
 from facetrain.distributed.launch import find_horovodrun
 from facetrain.training.checkpoints import CheckpointStore
 from tests.integration.commands import train_arguments
-from tests.integration.noting import Processes, noting, read_notes
+from tests.integration.noting import START_S, Processes, noting, read_notes
 
 pytestmark = [
     pytest.mark.integration,
@@ -80,7 +80,7 @@ def test_a_killed_chief_and_a_new_host(tmp_path):
         os.kill(first[0], signal.SIGKILL)
         processes.wait_for(lambda notes: any(note.world == 1 for note in notes))
         list_hosts(tmp_path, *HOSTS)
-        assert horovodrun.wait(240) == 0, processes.said()[-6000:]
+        assert horovodrun.wait(START_S) == 0, processes.said()[-6000:]
         said = processes.said()
     notes = read_notes(processes.notes)
     worlds = [world for i, world in enumerate(note.world for note in notes) if not i or notes[i - 1].world != world]
@@ -114,7 +114,7 @@ def test_a_head_in_parts_goes_on_from_the_disk(tmp_path):
         )
         ranks = processes.wait_for_step(STEPS)
         os.kill(ranks[1], signal.SIGKILL)
-        assert horovodrun.wait(240) == 0, processes.said()[-6000:]
+        assert horovodrun.wait(START_S) == 0, processes.said()[-6000:]
     notes = read_notes(processes.notes)
     assert [note.step for note in notes if note.world == 1] == list(range(5, 2 * STEPS))
     assert_every_image_once(in_the_end(notes), 2)

@@ -19,7 +19,7 @@ pytestmark = [
         importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: bash scripts/install_horovod.sh"
     ),
 ]
-SETTINGS = {"train__epochs": 40, "train__checkpoint_every": 4, "evaluate": "[]"}
+SETTINGS = {"train__epochs": 40, "train__checkpoint_every": 4, "evaluate": "[]", "schedule__warmup_steps": 2}
 # Each rank with a cache folder of its own, as on hosts of their own.
 _OWN_CACHE = 'XDG_CACHE_HOME="$1/$HOROVOD_RANK"; export XDG_CACHE_HOME; shift; exec "$@"'
 
@@ -54,7 +54,7 @@ def test_the_disk_of_the_run_gets_full(tmp_path, small, monkeypatch):
     run = disk / "runs" / "run"
     store, filler = CheckpointStore(run / "checkpoints"), disk / "filler"
     with Processes(tmp_path) as processes:
-        processes.start_two("horovod", train_arguments(disk / "runs", "run", **SETTINGS))
+        processes.start_two(train_arguments(disk / "runs", "run", **SETTINGS))
         processes.wait_for(lambda notes: bool(store.steps()))
         _fill(filler)
         taken = processes.wait_for_ends()
@@ -82,7 +82,9 @@ def test_the_cache_of_one_rank_finds_no_room(tmp_path, small):
         processes.wait_for_ends(limit_s=240)
         said = processes.said()
     (sentence,) = sentences(said)
-    assert "[1]<stderr>" in sentence and "room" in sentence and str(tmp_path / "caches" / "1") in sentence, said
+    assert "[1]<stderr>" in sentence and "free some space" in sentence and str(tmp_path / "caches" / "1") in sentence, (
+        said
+    )
     assert "lost rank" not in said and "]<stderr>:Traceback" not in said
     assert not (tmp_path / "runs" / "run" / "checkpoints").exists()
 

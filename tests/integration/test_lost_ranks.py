@@ -10,7 +10,6 @@ import pytest
 
 from facetrain.experiment import resume
 from facetrain.training.checkpoints import CheckpointStore
-from tests.distributed.workers import free_ports
 from tests.integration.commands import train_arguments
 from tests.integration.noting import Processes, is_running
 
@@ -35,31 +34,25 @@ def messages(output):
 
 
 @pytest.mark.parametrize(
-    ("kind", "victim", "number"),
-    [
-        ("horovod", 1, signal.SIGKILL),
-        ("horovod", 0, signal.SIGKILL),
-        ("horovod", 1, signal.SIGSTOP),
-        ("multiworker", 0, signal.SIGKILL),
-        ("multiworker", 1, signal.SIGSTOP),
-    ],
+    ("victim", "number"),
+    [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else str(value),
 )
-def test_the_others_end_with_one_message(tmp_path, kind, victim, number):
+def test_the_others_end_with_one_message(tmp_path, victim, number):
     run = tmp_path / "runs" / "run"
     arguments = train_arguments(tmp_path / "runs", "run", **SETTINGS)
     with Processes(tmp_path) as processes:
-        processes.start_two(kind, arguments, [f"127.0.0.1:{port}" for port in free_ports(2)])
+        processes.start_two(arguments)
         pids = processes.wait_for_step(6)
         os.kill(pids[victim], number)
-        processes.wait_for_ends(but=(victim,) if kind == "multiworker" and number == signal.SIGSTOP else ())
+        processes.wait_for_ends()
         assert not is_running(pids[1 - victim])
         said = processes.said()
     (message,) = messages(said)
     assert f"lost rank {victim} of 2 (process {pids[victim]} on " in message
     assert ("its process ended" if number == signal.SIGKILL else f"no sign of life for {SILENCE_S} s") in message
     assert f"go on with 'facetrain train --resume {run}'" in message
-    assert processes.started[0 if kind == "horovod" else 1 - victim].returncode == 1
+    assert processes.started[0].returncode == 1
     assert "[0]<stderr>:Traceback" not in said and "[1]<stderr>:Traceback" not in said
     store = CheckpointStore(run / "checkpoints")
     assert store.latest().state["step"] == store.steps()[-1] >= 4
@@ -69,7 +62,7 @@ def test_the_others_end_with_one_message(tmp_path, kind, victim, number):
 def test_what_a_killed_chief_leaves_is_resumed(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "run"
     with Processes(tmp_path) as processes:
-        processes.start_two("horovod", train_arguments(tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 2}))
+        processes.start_two(train_arguments(tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 2}))
         os.kill(processes.wait_for_step(6)[0], signal.SIGKILL)
         processes.wait_for_ends()
     saved = CheckpointStore(run / "checkpoints").latest().state["step"]

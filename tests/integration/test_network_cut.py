@@ -7,7 +7,6 @@ import importlib.util
 import pytest
 
 from facetrain.distributed.launch import find_horovodrun
-from facetrain.experiment import resume
 from facetrain.training.checkpoints import CheckpointStore
 from tests.integration.commands import train_arguments
 from tests.integration.noting import Processes, is_running, noting
@@ -33,17 +32,11 @@ def hosts():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
-@pytest.mark.parametrize("kind", ["multiworker", "horovod"])
-def test_both_hosts_end_with_a_message_each(tmp_path, hosts, kind, monkeypatch):
+def test_both_hosts_end_with_a_message_each(tmp_path, hosts):
     run = tmp_path / "runs" / "run"
     arguments = train_arguments(tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 20})
     with Processes(tmp_path) as processes:
-        if kind == "multiworker":
-            processes.start_two(
-                kind, arguments, [f"{host.address}:2222" for host in hosts], [host.prefix for host in hosts]
-            )
-        else:
-            _start_over_ssh(processes, hosts, arguments)
+        _start_over_ssh(processes, hosts, arguments)
         pids = processes.wait_for_step(6)
         cut_cable(hosts[0])
         processes.wait_for_ends()
@@ -51,11 +44,7 @@ def test_both_hosts_end_with_a_message_each(tmp_path, hosts, kind, monkeypatch):
         said = messages(processes.said())
     assert sorted(line[line.index("lost rank") :].split()[2] for line in said) == ["0", "1"]
     assert all(f"no sign of life for {SILENCE_S} s" in line and f"--resume {run}'" in line for line in said)
-    saved = CheckpointStore(run / "checkpoints").latest().state["step"]
-    assert saved >= 4
-    if kind == "multiworker":
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        assert resume(run)["steps"] == 120
+    assert CheckpointStore(run / "checkpoints").latest().state["step"] >= 4
 
 
 def _start_over_ssh(processes, hosts, arguments):
