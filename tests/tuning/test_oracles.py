@@ -174,12 +174,11 @@ def test_random_search_is_what_keras_tuner_draws(tmp_path):
 
 
 @needs_sklearn
-def test_the_gaussian_process_finds_the_best_place(tmp_path):
-    search = new_search(tmp_path, "bayesian", 12, FEW)
+def test_the_gaussian_process_proposes_better_places_than_chance(tmp_path):
+    search = new_search(tmp_path, "bayesian", 9, FEW)
     go_on(search)
-    best = best_of(search, read_records(search))
-    assert best.values["schedule.peak_lr"] == pytest.approx(10**-1.2, rel=0.3)
-    assert best.values["data.batch_size"] == 16
+    values = [value for _, _, _, value, _, _ in seen(search)]
+    assert sum(values[6:]) / 3 > sum(values[:6]) / 6 and max(values) in values[6:]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sklearn") is not None, reason="scikit-learn is installed")

@@ -8,8 +8,8 @@ from facetrain.errors import InputError
 from facetrain.experiment.faces import open_training_source
 from facetrain.tuning.search import Search
 from facetrain.tuning.settings import config_of, proxy_assignments
-from facetrain.tuning.space import Proxy
-from tests.tuning.spaces import ROOT, SMOKE, new_search, space_of
+from facetrain.tuning.space import Proxy, load_space
+from tests.tuning.spaces import ROOT, SHIPPED, SMOKE, new_search, space_of
 
 STAGES = ROOT / "configs" / "smoke" / "stages.yaml"
 
@@ -90,3 +90,9 @@ def test_a_search_is_read_back_equal_and_not_begun_twice(tmp_path):
         new_search(tmp_path)
     with pytest.raises(InputError, match="expected the folder of a search"):
         Search.open(tmp_path)
+
+
+@pytest.mark.parametrize("tuner", ["random", "hyperband"])
+def test_the_shipped_space_fits_the_smoke_config(tmp_path, tuner):
+    search = Search.create(tmp_path / "tuning", load_config(SMOKE), load_space(SHIPPED), tuner, None)
+    assert search.settings.evaluation == "heldout"
