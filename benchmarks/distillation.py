@@ -33,8 +33,8 @@ DEMO = {
     "images": 20,
     "held_out": 100,
     "pairs": 6000,
-    "teacher": [("softmax", 2, 0.0, 16.0), ("margin", 4, 0.3, 32.0)],
-    "student": [("softmax", 2, 0.0, 16.0), ("margin", 4, 0.3, 32.0)],
+    "teacher": [("softmax", 0.9, 0.0, 16.0), ("margin0.3", 1.1, 0.3, 32.0), ("margin0.5", 1, 0.5, 32.0)],
+    "student": [("softmax", 1, 0.0, 16.0), ("margin0.3", 2, 0.3, 32.0)],
     "weight": 20.0,
 }
 PHOTOS = {

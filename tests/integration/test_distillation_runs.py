@@ -219,3 +219,18 @@ def test_two_ranks_embed_and_train(folder, tmp_path):
     np.testing.assert_allclose(EmbeddingStore(out).embeddings, half, rtol=1e-3, atol=1e-3)
     arrays = state_of(tmp_path, "two")
     assert "extra/projection_0/kernel" in arrays and all(np.isfinite(value).all() for value in arrays.values())
+
+
+def test_checks_and_help_load_no_tensorflow(folder):
+    code = (
+        "import sys; from facetrain.config import load_config; from facetrain.experiment import check; "
+        "from facetrain.cli import main; "
+        f"check(load_config({str(SMOKE)!r}, ['distillation.teacher={folder / 'out.emb'}'])); "
+        "assert main(['embed', '--help']) == 0 == main(['show', 'distillation-losses']); "
+        "print('loaded' if 'tensorflow' in sys.modules else 'clean')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment(folder), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "clean"
