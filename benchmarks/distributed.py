@@ -386,7 +386,7 @@ def draw(simulation: Simulation, target: Path) -> None:
 
     colours = dict(zip(HEADS, ("#c2410c", "#d69e2e", "#2563c9", "#15803d")))
     names = {head: head.name if head.sample_rate == 1 else f"{head.name} {head.sample_rate:g}" for head in HEADS}
-    figure = Figure(figsize=(13, 5))
+    figure = Figure(figsize=(15, 5))
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     most = IDENTITIES[-1]
@@ -410,10 +410,10 @@ def draw(simulation: Simulation, target: Path) -> None:
     left.minorticks_off()
     right.set(xscale="log", xlabel="identities", ylabel="images/s a GPU", ylim=0, title="speed, where it fits 32 GB")
     left.legend(fontsize=8)
-    right.legend(fontsize=7)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=110)
+    figure.savefig(target, dpi=100)
 
 
 def show(part: str, rows: list[dict[str, Any]]) -> None:

@@ -211,6 +211,29 @@ def test_lazy_update_touches_named_rows_only(name, momentum):
         assert not one.slot(slot, lazy).numpy()[untouched].any()
 
 
+@pytest.mark.parametrize("name", LAZY)
+def test_rows_are_read_when_their_gradient_is_there(name):
+    variable = make_variables()[0]
+    optimizer = make(name, lazy_update=True)
+    optimizer.build([variable])
+
+    @tf.function
+    def apply(values):
+        optimizer.apply_gradients([(tf.IndexedSlices(values, tf.constant([0, 2]), tf.shape(variable)), variable)])
+
+    graph = apply.get_concrete_function(tf.TensorSpec([2, *variable.shape[1:]])).graph
+    reads = [operation for operation in graph.get_operations() if operation.type == "ResourceGather"]
+    assert reads
+    for read in reads:
+        before, found = [read], set()
+        while before:
+            operation = before.pop()
+            if operation.name not in found:
+                found.add(operation.name)
+                before += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+        assert "values" in found, read.name
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name not in LAZY])
 def test_lazy_update_is_refused_where_it_cannot_be(name):
     with pytest.raises(InputError, match="lazy_update"):
