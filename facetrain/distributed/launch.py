@@ -15,8 +15,6 @@ from facetrain.distributed.hosts import parse_hosts
 from facetrain.errors import InputError, did_you_mean
 
 STRATEGIES = ("single", "mirrored", "horovod", "multiworker")
-# Tells the ranks that horovodrun started them elastic: they then train with commits and take others in or let them go.
-ELASTIC_VARIABLE = "FACETRAIN_ELASTIC"
 INSTALL_HOROVOD = "bash scripts/install_horovod.sh"
 
 
@@ -79,8 +77,8 @@ def launch_command(
         where = ["-H", ",".join(hosts)] if hosts else []
         port = ["--ssh-port", str(ssh_port)] if ssh_port is not None else []
         port += ["--network-interfaces", interface] if interface is not None else []
-        flags, env = _elastic_flags(np, elastic, bool(hosts))
-        return [Launch([find_horovodrun(python), "-np", str(np), *flags, *where, *port, *program], env)]
+        flags = _elastic_flags(np, elastic, bool(hosts))
+        return [Launch([find_horovodrun(python), "-np", str(np), *flags, *where, *port, *program], {})]
     if strategy == "multiworker":
         return _workers(np, program, hosts)
     if np != 1 or hosts:
@@ -88,9 +86,9 @@ def launch_command(
     return [Launch(program, {})]
 
 
-def _elastic_flags(np: int, elastic: Elastic | None, has_hosts: bool) -> tuple[list[str], dict[str, str]]:
+def _elastic_flags(np: int, elastic: Elastic | None, has_hosts: bool) -> list[str]:
     if elastic is None:
-        return [], {}
+        return []
     low, high = elastic.min_np if elastic.min_np is not None else np, elastic.max_np
     if not 1 <= low <= np or (high is not None and high < np):
         bounds = f"{low} <= {np}" + ("" if high is None else f" <= {high}")
@@ -108,7 +106,7 @@ def _elastic_flags(np: int, elastic: Elastic | None, has_hosts: bool) -> tuple[l
         if not os.access(script, os.X_OK) or script.is_dir():
             raise InputError(f"--host-discovery-script: {elastic.script!r} is no program: chmod +x it, or correct it")
         flags += ["--host-discovery-script", str(script)]
-    return flags, {ELASTIC_VARIABLE: "1"}
+    return flags
 
 
 def _workers(np: int, program: list[str], hosts: Sequence[str] | None) -> list[Launch]:
