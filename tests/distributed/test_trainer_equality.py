@@ -64,17 +64,17 @@ def train_arguments(kind, cache):
     return ["train", str(SMOKE), "--name", "run", *assignments({**CONFIG, **extra})]
 
 
-def run(folder, kind, arguments, world=2, **variables):
+def run(folder, kind, arguments):
     """Returns the exit codes of the processes that carry out a command, and what they wrote."""
     argv = [sys.executable, "-m", "tests.distributed.trainer_worker", str(folder), *arguments]
     extra = [{}]
     if kind == "horovod":
-        argv = [find_horovodrun(), "-np", str(world), *argv]
+        argv = [find_horovodrun(), "-np", "2", *argv]
     if kind == "multiworker":
-        hosts = [f"127.0.0.1:{port}" for port in free_ports(world)]
-        extra = [{"TF_CONFIG": tf_config(hosts, index)} for index in range(world)]
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        extra = [{"TF_CONFIG": tf_config(hosts, index)} for index in range(2)]
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-    processes = [subprocess.Popen(argv, env=environment(**variables, **more), **out) for more in extra]
+    processes = [subprocess.Popen(argv, env=environment(**more), **out) for more in extra]
     try:
         outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
     finally:
