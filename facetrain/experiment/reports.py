@@ -45,9 +45,9 @@ def write_run_report(
 
 
 def report_of_training(trainer: Trainer, show_progress: bool = False) -> dict[str, Any]:
-    """As ``write_run_report`` for a run that just ended, on every rank: they embed the images together.
+    """As ``write_run_report`` for a run that just ended, on every rank: those of Horovod embed the images together.
 
-    The recogniser carries the weights of the best model afterwards, where there are several ranks.
+    The recogniser carries the weights of the best model afterwards, where there are several.
 
     Returns:
         as ``write_run_report`` on the chief, which writes; nothing on other ranks.
@@ -55,6 +55,8 @@ def report_of_training(trainer: Trainer, show_progress: bool = False) -> dict[st
     runtime, run = trainer.runtime, trainer.run
     if runtime.world == 1:
         return write_run_report(run.path, trainer.evaluators, show_progress)
+    if runtime.kind == "multiworker":  # its variables are not given to one worker alone: the chief evaluates by itself
+        return write_run_report(run.path, show_progress=show_progress) if runtime.is_chief else {}
     model = trainer.recognizer.embedding_model
     contract = together(runtime.communicator, lambda: _take_best(trainer) if runtime.is_chief else None)
     if trainer.evaluators:
