@@ -45,7 +45,7 @@ TINY = {
     "ghostnet_v1": ({**_GHOST, "final_filters": 32}, {"replace_activations"}),
     "ghostnet_v2": ({**_GHOST, "final_filters": 32}, {"replace_activations"}),
     "ghostfacenet": ({**_GHOST, "final_filters": 32}, {"prelu_to_depthwise"}),
-    "resnet*v2": ({"width": 0.125, "blocks": (1, 1, 1, 1)}, {"replace_activations"}),
+    "resnet*v2": ({"width": 0.125, "blocks": (2, 2, 2, 2)}, {"replace_activations"}),
     "resnest50": ({"width": 0.125, "blocks": (1, 1, 1, 1)}, {"split_group_conv"}),
     "inception_resnet_v2": ({"width": 0.125, "blocks": (1, 1, 1)}, {"replace_activations"}),
     "repvgg_*": ({"width": 0.25, "blocks": (2, 1, 1, 1), "activation": "prelu"}, {"reparameterize"}),
