@@ -141,6 +141,22 @@ def read_image(path: PathLike, size: int | None = None) -> np.ndarray:
         raise ImageError(f"image {os.fspath(path)!r}: {error}") from error
 
 
+def read_crop(path: PathLike, size: int) -> np.ndarray:
+    """Reads an aligned face crop: uint8 [size, size, 3].
+
+    Raises:
+        ImageError: if the image is unreadable or not square.
+    """
+    image = read_image(path)
+    height, width = image.shape[:2]
+    if height != width:
+        raise ImageError(
+            f"{path}: expected an aligned, square face crop, received {width}x{height} pixels; "
+            "align it first with 'facetrain align'"
+        )
+    return resize_image(image, size)
+
+
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     """Encodes an RGB image uint8 [H, W, 3] as JPEG of ``quality`` 1..100."""
     if not 1 <= quality <= 100:

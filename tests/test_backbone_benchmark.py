@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +11,12 @@ from tensorflow import keras
 
 from facetrain.backbones import INFO
 from facetrain.layers import FastDepthwiseConv2D, FastPReLU, LayerFactory
-
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "backbones.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_backbones", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/backbones.py")
 
 
 @pytest.fixture

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from facetrain.data.record_source import RecordSource
 from facetrain.data.recordio import Record, RecordIOWriter
-
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "scale.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def scale():
-    spec = importlib.util.spec_from_file_location("benchmark_scale", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/scale.py")
 
 
 @pytest.mark.parametrize("header", [True, False])

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facetrain.config import config_from_dict
 from facetrain.evaluation.metrics import kfold_accuracy
-
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "distillation.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_distillation", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/distillation.py")
 
 
 def scores_of(spread, is_same, seed):

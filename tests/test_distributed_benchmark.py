@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from facetrain.distributed.costs import HeadPlan, Network
 from facetrain.images import read_image
+from tests.scripts import load_script
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "distributed.py"
 NETWORK = Network(weights=170_000_000, trainable=170_000_000, activations=3 * 10**9, backward=3 * 10**9)
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_distributed", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/distributed.py")
 
 
 def test_fitted_rows_come_out_as_published(benchmark):
@@ -59,7 +53,9 @@ def test_hosts_are_joined_by_a_slower_wire(benchmark):
 
 def test_it_is_drawn_and_shown(benchmark, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "network_of", lambda *arguments: (NETWORK, 0))
-    monkeypatch.setattr("sys.argv", [str(FILE), "--part", "simulation", "--out", str(tmp_path / "new" / "s.png")])
+    monkeypatch.setattr(
+        "sys.argv", ["distributed.py", "--part", "simulation", "--out", str(tmp_path / "new" / "s.png")]
+    )
     benchmark.main()
     assert min(read_image(tmp_path / "new" / "s.png").shape[:2]) > 300
     lines = capsys.readouterr().out.splitlines()

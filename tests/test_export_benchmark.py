@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -14,17 +11,13 @@ from facetrain.evaluation.evaluators import VerificationEvaluator
 from facetrain.export import read_contract
 from facetrain.surgery import SURGERIES
 from tests.export.helpers import SIZE, contract, crops, tiny_model
+from tests.scripts import load_script
 from tests.surgery.graphs import fill
-
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "export.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_export", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/export.py")
 
 
 def test_ratios_are_those_of_neighbouring_calls(benchmark):

@@ -20,6 +20,7 @@ from facetrain.images import (
     encode_png,
     is_image_file,
     nv21_to_rgb,
+    read_crop,
     read_image,
     resize_image,
     scale_pixels,
@@ -224,3 +225,13 @@ def test_import_brings_no_tensorflow():
     modules = "sys, facetrain.images, facetrain.align, facetrain.data.synthetic"
     code = f"import {modules}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_crop_is_square_and_of_the_wanted_size(tmp_path):
+    image = np.full((20, 20, 3), 90, np.uint8)
+    (tmp_path / "a.png").write_bytes(encode_png(image))
+    (tmp_path / "b.png").write_bytes(encode_png(image[:10]))
+    assert np.array_equal(read_crop(tmp_path / "a.png", 20), image)
+    assert read_crop(tmp_path / "a.png", 16).shape == (16, 16, 3)
+    with pytest.raises(ImageError, match="square face crop, received 20x10 pixels"):
+        read_crop(tmp_path / "b.png", 20)

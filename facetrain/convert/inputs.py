@@ -11,7 +11,7 @@ import numpy as np
 
 from facetrain.errors import InputError
 from facetrain.files import PathLike
-from facetrain.images import is_image_file, read_image, resize_image
+from facetrain.images import is_image_file, read_crop
 from facetrain.models.contract import Contract
 
 _NUM_SEEDED, _MAX_CROPS = 4, 32
@@ -55,18 +55,7 @@ def read_crops(folder: PathLike, size: int) -> np.ndarray:
     paths = sorted(path for path in folder.rglob("*") if is_image_file(path))[:_MAX_CROPS]
     if not paths:
         raise InputError(f"--images {folder}: expected aligned face crops, found no image")
-    return np.stack([_read_crop(path, size) for path in paths])
-
-
-def _read_crop(path: Path, size: int) -> np.ndarray:
-    image = read_image(path)
-    height, width = image.shape[:2]
-    if height != width:
-        raise InputError(
-            f"{path}: expected an aligned, square face crop, received {width}x{height} pixels; "
-            "align it first with 'facetrain align'"
-        )
-    return resize_image(image, size)
+    return np.stack([read_crop(path, size) for path in paths])
 
 
 def read_expected(path: PathLike, output: Optional[str], contract: Contract) -> Expected:

@@ -14,7 +14,7 @@ from facetrain.data.sources import FaceSource, open_source
 from facetrain.errors import InputError
 from facetrain.experiment.pairs import pair_set_of
 from facetrain.files import PathLike
-from facetrain.images import decode_image, is_image_file, read_image, resize_image
+from facetrain.images import decode_image, is_image_file, read_crop
 from facetrain.models import Contract
 from facetrain.training.run_directory import CONFIG_FILE
 
@@ -104,19 +104,3 @@ def _crop_of(source: FaceSource, index: int, size: int) -> np.ndarray:
         return source.crop(index, size)
     except InputError as error:
         raise InputError(f"{source.names(index)}: {error}") from error
-
-
-def read_crop(path: PathLike, size: int) -> np.ndarray:
-    """Returns an aligned face crop as uint8 [size, size, 3].
-
-    Raises:
-        InputError: if the image is unreadable or not square.
-    """
-    image = read_image(path)
-    height, width = image.shape[:2]
-    if height != width:
-        raise InputError(
-            f"{path}: expected an aligned, square face crop, received {width}x{height} pixels; "
-            "align it first with 'facetrain align'"
-        )
-    return image if height == size else resize_image(image, size)

@@ -10,8 +10,8 @@ import numpy as np
 from facetrain.evaluation import load_pairs
 from facetrain.evaluation.evaluators import VerificationEvaluator
 from facetrain.evaluation.report import write_report
-from facetrain.experiment.crops import read_crop
 from facetrain.files import PathLike
+from facetrain.images import read_crop
 from facetrain.models import embedding_function, load_embedding_model
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from pathlib import Path
 
 import pytest
 
+from tests.scripts import load_script
+
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "distributed.py"
 TOLERANCE = 0.15
 SMALL = {"name": "mobilefacenet", "width": 0.25}
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_distributed", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/distributed.py")
 
 
 @pytest.mark.parametrize(

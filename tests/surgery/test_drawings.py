@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from facetrain import surgery
+from tests.scripts import load_script
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
 def drawings():
-    spec = importlib.util.spec_from_file_location("draw_surgery", DOCS / "draw_surgery.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/draw_surgery.py")
 
 
 def test_every_surgery_is_explained_and_every_drawing_shown(drawings):
