@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import numpy as np
-
+from facetrain.distributed.exchange import gather_texts
 from facetrain.distributed.runtime import Runtime
 from facetrain.distributed.watch import PeerWatch, Verdict
 from facetrain.errors import InputError
 
 EXIT_LOST = 1
 _MEETING_S, _VERDICT_S, _WRITING_S = 20.0, 6.0, 20.0
-_ROW = 512  # bytes by which a process introduces itself
 _TOKEN_BYTES, _RANK_BYTES = 16, 4
 logger = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ def meet(runtime: Runtime) -> tuple[list[dict[str, Any]], dict[int, socket.socke
         address = chief_address(runtime.kind)
         server = _listen(address)
         own.update(address=address, port=server.getsockname()[1], token=token.hex())
-    table = _exchange(runtime, own)
+    table = [json.loads(text) for text in gather_texts(runtime.communicator, json.dumps(own))]
     if server is not None:
         with server:
             links = _accept(server, token, runtime.world)
@@ -121,14 +119,6 @@ def _speaks(runtime: Runtime, table: list[dict[str, Any]], verdict: Verdict) -> 
     here = [rank for rank, peer in enumerate(table) if peer["host"] == table[runtime.rank]["host"]]
     first = min(rank for rank in here if rank != verdict.rank)
     return not verdict.told and (runtime.is_chief or runtime.rank == first)
-
-
-def _exchange(runtime: Runtime, own: dict[str, Any]) -> list[dict[str, Any]]:
-    text = json.dumps(own).encode()
-    # int32, which every kind of runtime can gather.
-    row = np.frombuffer(text.ljust(_ROW, b" "), np.uint8).astype(np.int32)
-    rows = runtime.all_gather(row[None])
-    return [json.loads(bytes(one.astype(np.uint8))) for one in rows]
 
 
 def _listen(address: str) -> socket.socket:

@@ -7,10 +7,9 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 
-import numpy as np
-
 from facetrain import __version__
 from facetrain.config import Config, config_fingerprint
+from facetrain.distributed.exchange import gather_texts
 from facetrain.distributed.runtime import Runtime
 from facetrain.errors import InputError
 
@@ -50,16 +49,7 @@ def check_agreement(config: Config, runtime: Runtime) -> None:
     """
     if runtime.world == 1:
         return
-    compare(gather_texts(json.dumps(describe_process(config)), runtime))
-
-
-def gather_texts(text: str, runtime: Runtime) -> list[str]:
-    """Returns the texts of all ranks in their order; every rank must call it."""
-    # As int32, which every way of gathering knows.
-    own = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
-    lengths = runtime.all_gather(np.array([len(own)], np.int32))
-    joined = runtime.all_gather(own).astype(np.uint8)
-    return [part.tobytes().decode("utf-8") for part in np.split(joined, np.cumsum(lengths)[:-1])]
+    compare(gather_texts(runtime.communicator, json.dumps(describe_process(config))))
 
 
 def compare(texts: Sequence[str]) -> None:

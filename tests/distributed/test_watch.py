@@ -152,9 +152,9 @@ class ThreadRuntime:
 
     def __init__(self, rank, world, table, barrier):
         self.rank, self.world, self._table, self._barrier = rank, world, table, barrier
-        self.is_chief = rank == 0
+        self.is_chief, self.communicator = rank == 0, self
 
-    def all_gather(self, array):
+    def gather(self, array):
         self._table[self.rank] = array
         self._barrier.wait(30)
         found = np.concatenate(list(self._table))
@@ -162,7 +162,7 @@ class ThreadRuntime:
         return found
 
     def all_mean(self, metrics):
-        rows = self.all_gather(np.array([list(metrics.values())]))
+        rows = self.gather(np.array([list(metrics.values())]))
         return dict(zip(metrics, rows.mean(axis=0).tolist()))
 
 
