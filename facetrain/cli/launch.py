@@ -58,10 +58,11 @@ def launch(
 
     facetrain launch --strategy horovod --np 2 -- train configs/x.yaml
     """
-    from facetrain.distributed.launch import Elastic
+    from facetrain.distributed.launch import Elastic, check_strategy
     from facetrain.distributed.launch_plan import Wish, check_plan, make_plan
 
     elastic = Elastic(min_np, max_np, discovery) if (min_np, max_np, discovery) != (None, None, None) else None
+    check_strategy(strategy)
     training = read_training(command, strategy)
     wish = Wish(
         strategy,

@@ -39,6 +39,17 @@ class Elastic(NamedTuple):
     script: str | None = None
 
 
+def check_strategy(strategy: str) -> None:
+    """Refuses what is none of ``STRATEGIES``.
+
+    Raises:
+        InputError: with the nearest spelling.
+    """
+    if strategy not in STRATEGIES:
+        hint = did_you_mean(strategy, STRATEGIES)
+        raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, received {strategy!r}{hint}")
+
+
 def launch_command(
     strategy: str,
     np: int,
@@ -65,9 +76,7 @@ def launch_command(
     Raises:
         InputError: for an unknown strategy, numbers that do not fit, or a missing ``horovodrun``.
     """
-    if strategy not in STRATEGIES:
-        hint = did_you_mean(strategy, STRATEGIES)
-        raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, received {strategy!r}{hint}")
+    check_strategy(strategy)
     if np < 1:
         raise InputError(f"the number of processes must be at least 1, received {np}")
     if elastic is not None and strategy != "horovod":

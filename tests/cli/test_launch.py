@@ -114,7 +114,7 @@ TRAIN = ["-s", "horovod", "-n", "2", "--", "train"]
     ("arguments", "message"),
     [
         (["-n", "2", "--", "train", "c.yaml"], "Missing option '--strategy'"),
-        (["-s", "horovd", "-n", "2", "--", "train", "c.yaml"], "did you mean 'horovod'"),
+        (["-s", "horovd", "-n", "2", "--", "train", "c.yaml"], "strategy must be one of .*; did you mean 'horovod'"),
         (["-s", "horovod", "-n", "two", "--", "train", "c.yaml"], "valid int"),
         (["-s", "horovod", "-n", "2", "--treads", "2", "--", "train", "c.yaml"], "No such option: --treads"),
         (
