@@ -8,7 +8,8 @@ Processor time is given next to wall time, since it says more where other jobs r
 of convolutions and matrix products; a step has three times those of inference.
 
     python benchmarks/backbones.py --out speed.png                      # all: an hour or two
-    python benchmarks/backbones.py --only 'mobile*' --precision mixed_bfloat16 --turns 9 --json
+    python benchmarks/backbones.py --only 'mobile*' --precision mixed_bfloat16 --turns 9 --json > part.json
+    python benchmarks/backbones.py --join part.json other.json --out speed.png     # what was measured in parts
 """
 
 from __future__ import annotations
@@ -186,6 +187,15 @@ def ratios(times: dict[str, Times]) -> dict[str, float]:
     return found
 
 
+def measure_all(names: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns the figures of some backbones."""
+    rows = []
+    for name in names:
+        print(f"measuring {name}", file=sys.stderr)
+        rows.append(in_own_process(name, arguments))
+    return rows
+
+
 def in_own_process(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns ``measure`` of a child process."""
     options = [f"--{key}={getattr(arguments, key)}" for key in ("precision", "batch", "classes", "turns", "size")]
@@ -258,17 +268,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=112, help="of the images")
     parser.add_argument("--out", type=Path, help="PNG to draw speed over FLOPs to")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--join", type=Path, nargs="+", default=[], help="outputs of --json to show; measures nothing")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments)))
         return
-    rows = []
-    for name in [name for name in list_backbones() if fnmatch(name, arguments.only)]:
-        print(f"measuring {name}", file=sys.stderr)
-        rows.append(in_own_process(name, arguments))
+    if arguments.join:
+        parts = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.join]
+        rows = [row for part in parts if part["precision"] == arguments.precision for row in part["rows"]]
+    else:
+        rows = measure_all([name for name in list_backbones() if fnmatch(name, arguments.only)], arguments)
     if not rows:
-        parser.error(f"no backbone matches {arguments.only!r}")
+        parser.error(f"no backbone matches {arguments.only!r} in {arguments.precision}")
     if arguments.out:
         plot(rows, arguments.precision, arguments.out)
     if arguments.json:

@@ -2,6 +2,7 @@
 
     python benchmarks/distillation.py --part demo --work bench_distill            # generated people
     python benchmarks/distillation.py --part photos --work bench_distill --photos lfw --pairs lfw/val_pairs.txt
+        --teacher runs/lfw_mobilefacenet_arcface_1h    # instead of training one
     python benchmarks/distillation.py --part throughput
 
 Every training is a run of its own below --work; called again, what is finished is not repeated and what was stopped
@@ -188,7 +189,10 @@ def tflite_of(run: Path) -> tuple[int, float]:
 def compare(arguments: argparse.Namespace, part: dict[str, Any], images: Path, pairs: Path) -> dict[str, Any]:
     """Trains teacher and students; returns what the table shows."""
     work = arguments.work.resolve() / arguments.part
-    teacher = train(TEACHER, config_of(arguments, images, pairs, part["teacher"], False, 1))
+    if arguments.teacher:
+        teacher = arguments.teacher.resolve()
+    else:
+        teacher = train(TEACHER, config_of(arguments, images, pairs, part["teacher"], False, 1))
     store = work / "teacher.emb"
     if not store.is_dir():
         facetrain("embed", teacher, images, store, "--fp16")
@@ -209,12 +213,13 @@ def compare(arguments: argparse.Namespace, part: dict[str, Any], images: Path, p
 
 def row_of(run: Path) -> dict[str, Any]:
     """Returns accuracy with its interval, seconds of training, size and latency of a finished run."""
-    numbers = json.loads((run / "results.json").read_text(encoding="utf-8"))["heldout"]
+    (numbers,) = json.loads((run / "results.json").read_text(encoding="utf-8")).values()
+    seconds = run / "seconds.json"
     size, latency = tflite_of(run)
     return {
         "accuracy": numbers["accuracy"],
         "interval": numbers["intervals"]["accuracy"],
-        "seconds": json.loads((run / "seconds.json").read_text(encoding="utf-8")),
+        "seconds": json.loads(seconds.read_text(encoding="utf-8")) if seconds.is_file() else None,
         "bytes": size,
         "milliseconds": latency,
     }
@@ -226,7 +231,7 @@ def show(found: dict[str, Any]) -> None:
     for kind, rows in found["rows"].items():
         for number, row in enumerate(rows, start=1):
             low, high = row["interval"]
-            seconds = "resumed" if row["seconds"] is None else f"{row['seconds']:.0f}"
+            seconds = "unknown" if row["seconds"] is None else f"{row['seconds']:.0f}"
             print(
                 f"{kind + '-' + str(number):10} {row['accuracy']:9.4f}  {low:8.4f} {high:8.4f} {seconds:>8} "
                 f"{row['bytes']:13d} {row['milliseconds']:9.2f}"
@@ -296,6 +301,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench_distillation"), help="folder of runs, kept")
     parser.add_argument("--photos", type=Path, help="training photographs, one folder a person")
     parser.add_argument("--pairs", type=Path, help="pairs of photographs of other people")
+    parser.add_argument("--teacher", type=Path, help="a finished run, judged on the same pairs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=float, default=0.25, help="of the student")
     parser.add_argument("--weight", type=float, help="of the loss against the teacher")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from facetrain import experiment
 from facetrain.config import load_config
+from facetrain.errors import InputError
 from facetrain.training.checkpoints import CheckpointStore
 from facetrain.tuning.search import Search
 from facetrain.tuning.settings import config_of
@@ -65,3 +68,25 @@ def test_each_trial_is_an_ordinary_run(search, promoted):
 def test_all_trials_share_one_cache(search, promoted):
     cache = load_config(search.base).data.cache_dir
     assert len([path for path in search.path.parent.joinpath(cache).iterdir() if path.is_dir()]) == 1
+
+
+def test_a_trial_that_was_killed_before_its_end_is_taken_up(search, promoted, monkeypatch):
+    made = []
+    real = experiment.resume
+    monkeypatch.setattr(experiment, "resume", lambda run, **more: made.append(run) or real(run, **more))
+    again = run_trial(search, Plan("0001", VALUES, epochs=4, past="0000"))
+    assert made == [search.run_of("0001")] and again == promoted[1], "all its updates were made already"
+
+
+def test_a_folder_without_a_manifest_is_begun_again(search, monkeypatch):
+    run = search.run_of("0007")
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("half")
+    began = []
+    monkeypatch.setattr(
+        experiment, "train", lambda config, **more: began.append(config.name) or {"results": {"heldout": {"eer": 0.1}}}
+    )
+    with pytest.raises(InputError, match="has no number 'accuracy'; it has eer"):
+        run_trial(search, Plan("0007", VALUES))
+    assert began == ["0007"] and not run.exists()
+    shutil.rmtree(run, ignore_errors=True)
