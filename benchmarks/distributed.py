@@ -7,7 +7,8 @@
 
 The first two start processes of their own, pinned to processors, which are built, traced and settled before anything is
 timed; then they take turns of a few steps, forth and back, and a ratio is the median of those of one turn, beside the
-lowest and the highest. They need two quiet cores: about four minutes for 'ranks', up to ten for 'strategies'.
+lowest and the highest; 'busy' is the share of that time in which a process, or its threads together, had a processor.
+They need two quiet cores: about four minutes for 'ranks', ten for 'strategies'.
 '2 processes' are two trainings that know nothing of each other: what two ranks could reach if talking cost nothing.
 Memory is the resident size of a rank less that after a tiny training in the same process, with an allocator that gives
 back what is freed. The simulation is that of ``distributed_simulation.py``.
@@ -202,31 +203,40 @@ class Row(NamedTuple):
     batch: int
     one_of_them: bool = False
 
-    def rate(self, steps: int, turn: int) -> float:
-        """Returns the images a second of some steps; of one process, another one each turn, if that is asked."""
-        place = turn % self.group.count
+    def turn(self, steps: int, number: int) -> Turn:
+        """Lets them train some steps; one alone, another one each turn, if that is asked."""
+        place = number % self.group.count
         found = self.group.ask(steps, slice(place, place + 1) if self.one_of_them else slice(None))
-        return sum(self.batch * steps / one["seconds"] for one in found)
+        rate = sum(self.batch * steps / one["seconds"] for one in found)
+        return Turn(rate, sum(one["processor"] for one in found) / sum(one["seconds"] for one in found))
 
 
-def in_turns(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Returns the images a second of each row in every turn."""
-    found: dict[str, list[float]] = {row.what: [] for row in rows}
-    for turn in range(options.turns):
-        for row in rows[:: -1 if turn % 2 else 1]:
-            found[row.what].append(row.rate(options.steps, turn))
+class Turn(NamedTuple):
+    """Images a second of all processes together, and seconds of processors in a second of each process."""
+
+    rate: float
+    busy: float
+
+
+def in_turns(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, list[Turn]]:
+    """Returns what each row did in every turn."""
+    found: dict[str, list[Turn]] = {row.what: [] for row in rows}
+    for number in range(options.turns):
+        for row in rows[:: -1 if number % 2 else 1]:
+            found[row.what].append(row.turn(options.steps, number))
     return found
 
 
-def against(what: str, rates: Sequence[float], first: Sequence[float]) -> dict[str, Any]:
+def against(what: str, turns: Sequence[Turn], first: Sequence[Turn]) -> dict[str, Any]:
     """Returns a line: the median rate, and the ratios of neighbouring turns."""
-    ratios = [rate / base for rate, base in zip(rates, first)]
+    ratios = [turn.rate / base.rate for turn, base in zip(turns, first)]
     return {
         "what": what,
-        "images_per_second": statistics.median(rates),
+        "images_per_second": statistics.median(turn.rate for turn in turns),
         "ratio": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
+        "busy": statistics.median(turn.busy for turn in turns),
     }
 
 
@@ -251,7 +261,7 @@ def part_ranks(options: argparse.Namespace) -> list[dict[str, Any]]:
         for row in rows[1:]:
             row.group.wait()
         found = in_turns(rows, options)
-    table = [against(f"iresnet18, {what}", rates, found["1 process"]) for what, rates in found.items()]
+    table = [against(f"iresnet18, {what}", turns, found["1 process"]) for what, turns in found.items()]
     return table + [against(f"{name} against 2 processes", found[name], found["2 processes"]) for name in ranks]
 
 

@@ -86,7 +86,7 @@ class Told:
     def ask(self, steps, members=slice(None)):
         places = list(range(self.count))[members]
         self.heard.append((steps, places))
-        return [{"seconds": self.seconds[place]} for place in places]
+        return [{"seconds": self.seconds[place], "processor": 1.5} for place in places]
 
 
 def test_rows_take_turns_forth_and_back(benchmark):
@@ -98,11 +98,13 @@ def test_rows_take_turns_forth_and_back(benchmark):
     ]
     found = benchmark.in_turns(rows, argparse.Namespace(turns=2, steps=3))
     # 30 images in 2 s by one process and in 4 s by the other: 15 and 7.5 a second.
-    assert found == {"alone": [15.0, 7.5], "apart": [22.5, 22.5], "ranks": [12.0, 12.0]}
+    assert [turn.rate for turn in found["alone"]] == [15.0, 7.5]
+    assert [turn.busy for turn in found["alone"]] == [0.75, 0.375]
+    assert found["apart"] == [(22.5, 0.5)] * 2 and found["ranks"] == [(12.0, 0.3)] * 2
     assert apart.heard == [(3, [0]), (3, [0, 1]), (3, [0, 1]), (3, [1])], "the second turn goes back"
     line = benchmark.against("ranks", found["ranks"], found["alone"])
     assert line.pop("what") == "ranks"
-    assert line == pytest.approx({"images_per_second": 12.0, "ratio": 1.2, "lowest": 0.8, "highest": 1.6})
+    assert line == pytest.approx({"images_per_second": 12.0, "ratio": 1.2, "lowest": 0.8, "highest": 1.6, "busy": 0.3})
 
 
 @pytest.fixture
