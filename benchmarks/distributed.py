@@ -36,7 +36,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import distributed_simulation as simulation
 
-from facetrain.distributed.costs import HeadPlan, Update, memory
+from facetrain.distributed.costs import HeadPlan, Memory, Update, memory
 from facetrain.distributed.launch import find_horovodrun, tf_config
 
 PARTS = ("ranks", "strategies", "memory", "simulation")
@@ -312,11 +312,11 @@ def remembered(kind: str, ranks: int, job: dict[str, Any], **environment: str) -
         return group.wait().ask(3)
 
 
-def predict(job: dict[str, Any], ranks: int) -> int:
-    """Returns the bytes that a plan expects of the first rank."""
+def predict(job: dict[str, Any], ranks: int) -> Memory:
+    """Returns what a plan expects of the first rank."""
     network, _ = simulation.network_of(job["backbone"], job["size"], job["batch"], job["embedding"])
     update = Update(job["identities"], job["embedding"], job["batch"], ranks)
-    return memory(HeadPlan(job["head"], job.get("rate", 1.0)), update, network).total
+    return memory(HeadPlan(job["head"], job.get("rate", 1.0)), update, network)
 
 
 def part_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -325,8 +325,8 @@ def part_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     for ranks in MEMORY_RANKS:
         job = memory_job("sharded", ranks, options)
         found = remembered("horovod", ranks, job, **MALLOC)
-        held, most, predicted = (*(max(one[key] for one in found) for key in ("held", "bytes")), predict(job, ranks))
-        classes = found[0]["classes"]
+        held, most = (max(one[key] for one in found) for key in ("held", "bytes"))
+        predicted, classes = predict(job, ranks).total, found[0]["classes"]
         rows.append(
             {
                 "what": f"sharded, {ranks} {'rank' if ranks == 1 else 'ranks'}",
@@ -376,6 +376,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="PNG to draw the simulation to")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and with it all processes
     functions = dict(zip(PARTS, (part_ranks, part_strategies, part_memory, simulation.part_simulation)))
     found = {}
     for part in options.part:
