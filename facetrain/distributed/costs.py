@@ -14,7 +14,7 @@ from typing import NamedTuple
 FLOAT = 4  # bytes of a float32; centres, cosines, gradients and slots are never smaller
 # What TensorFlow's allocator on CPUs with oneDNN adds to the tensors. A block is handed out whole unless half of it, or
 # 128 MiB, would be left over, and is never given back. Which gaps come of it depends on the order of all that was asked
-# for before; seven trainings, of 0.9 to 5 GB of tensors, had 0.09 to 0.30 of them.
+# for before; nine trainings, of 0.9 to 6 GB of tensors, had 0.07 to 0.39 of them.
 ONEDNN_GAPS = 0.2
 
 
