@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +138,8 @@ class Group:
     def signal(self, number: int) -> None:
         """Stops the processes or lets them go on, where that is needed."""
         for member in self.members if self.stops else ():
-            os.kill(member.process, number)
+            with suppress(ProcessLookupError):  # it died: the next to listen to it says so
+                os.kill(member.process, number)
 
     def fail(self) -> Any:
         """Ends with what the processes said."""

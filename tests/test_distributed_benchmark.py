@@ -162,5 +162,6 @@ def test_ranks_are_stopped_between_their_turns(benchmark, child):
 @pytest.mark.parametrize("job, told, words", [({"fails": True}, 1, "no such thing"), ({}, 13, "out of luck")])
 def test_what_a_process_says_at_its_end_is_shown(benchmark, child, job, told, words):
     with benchmark.Group("single", 1, {"processors": 1, **job}) as group, pytest.raises(SystemExit, match=words):
+        group.stops = True
         group.wait().ask(told)
     assert group.running[0].returncode == 1
