@@ -53,12 +53,12 @@ def _print(found: Forecast) -> None:
         f"{update.world} ranks, {found.multiply_adds / 1e9:.2f} G multiply-adds an image"
     )
     memory = ("weights", "slots", "centres", "their slots", "activations", "embeddings", "logits", "centre work")
-    columns = ("head", "rate", *memory, "gradients", "GB a rank", "fits")
+    columns = ("head", "rate", *memory, "gradients", "GB a rank", "on CPUs", "fits")
     rows = []
     for option in found.options:
         taken = option.memory
         parts = (taken.weights, taken.weight_slots, taken.centres, taken.centre_slots, taken.activations)
-        parts += (taken.embeddings, taken.logits, taken.centre_work, taken.gradients, taken.total)
+        parts += (taken.embeddings, taken.logits, taken.centre_work, taken.gradients, taken.total, taken.on_cpu)
         fits = "refused" if option.refused else option.fits
         rows.append([option.head.name, option.head.sample_rate, *(f"{part / _GB:.2f}" for part in parts), fits])
     print_table(columns, rows, numeric=columns[1:-1])
@@ -81,7 +81,7 @@ def _as_json(found: Forecast, gpu_memory: float) -> dict[str, Any]:
     options = [
         {
             **option.head._asdict(),
-            "memory": {**vars(option.memory), "total": option.memory.total},
+            "memory": {**vars(option.memory), "total": option.memory.total, "on_cpu": option.memory.on_cpu},
             "traffic": {**vars(option.traffic), "sent": option.traffic.sent(found.update.world)},
             "fits": option.fits,
             "refused": option.refused,

@@ -37,6 +37,7 @@ def test_numbers(config, capsys):
     assert centres == [100_000 * 16 * 4] * 2 + [25_000 * 16 * 4] * 2
     for one in found["options"]:
         parts = dict(one["memory"])
+        assert parts.pop("on_cpu") == round(1.2 * parts["total"])
         assert parts.pop("total") == sum(parts.values())
         assert parts["weights"] == found["network"]["weights"] > 0
         assert parts["activations"] == found["network"]["activations"] > 0

@@ -36,7 +36,8 @@ def test_replicated_by_hand():
     assert (found.logits, found.centre_work) == (0, 192_000)
     assert found.embeddings == 2 * 8 * 16 * 4
     assert found.gradients == 0, "the head has more than the backward pass of the network"
-    assert found.total == 64_000 * 2 + 1900 + 192_000 + 1024 + 5000
+    assert found.total == 64_000 * 2 + 1900 + 192_000 + 1024 + 5000 == 327_924
+    assert found.on_cpu == 393_509, "a fifth more"
     assert traffic(COSINE, update, NETWORK) == Traffic(all_reduced=900 + 64_000, all_gathered=0)
     # In a ring each of 4 sends three quarters of it, twice.
     assert traffic(COSINE, update, NETWORK).sent(4) == 97_350

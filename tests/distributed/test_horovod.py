@@ -121,6 +121,21 @@ def test_settings_are_in_the_environment_before_horovod_starts(monkeypatch):
     }
 
 
+def test_ranks_on_cpus_ask_each_other_less_often(monkeypatch):
+    asked = fake_horovod(monkeypatch)
+    monkeypatch.setattr(horovod.Horovod, "_take_gpu", lambda self: None)
+    horovod.Horovod()
+    horovod.Horovod()  # a second runtime finds what the first one set
+    assert asked == [{"HOROVOD_CYCLE_TIME": "5.0"}] * 2
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "7")  # as `horovodrun --cycle-time-ms 7` sets it
+    horovod.Horovod()
+    assert asked[-1] == {"HOROVOD_CYCLE_TIME": "7"}
+    monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["one"])
+    horovod.Horovod()
+    assert asked[-1] == {}, "with GPUs it is left to Horovod"
+
+
 @pytest.mark.parametrize(("average", "op"), [("mean", "average"), ("adasum", "adasum")])
 def test_gradients_are_averaged_as_asked(monkeypatch, average, op):
     asked = fake_horovod(monkeypatch)
