@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facetrain.distributed.advice import GB, RATES, RESERVE, advise, option
@@ -111,6 +111,7 @@ sizes = st.builds(
 heads = st.builds(HeadPlan, st.sampled_from(["cosine", "partial", "sharded"]), st.floats(0.01, 1.0))
 
 
+@settings(deadline=None)
 @given(update=sizes, head=heads)
 def test_more_of_anything_never_takes_less(update, head):
     before, sent = memory(head, update, NETWORK), traffic(head, update, NETWORK)
@@ -122,6 +123,7 @@ def test_more_of_anything_never_takes_less(update, head):
     assert min(vars(before).values()) >= 0 and min(vars(sent).values()) >= 0
 
 
+@settings(deadline=None)
 @given(update=sizes, rate=st.floats(0.01, 1.0))
 def test_what_a_rank_holds_falls_with_the_ranks(update, rate):
     head = HeadPlan("sharded", rate)
@@ -135,6 +137,7 @@ def test_what_a_rank_holds_falls_with_the_ranks(update, rate):
     assert memory(HeadPlan("cosine"), more, NOTHING) == memory(HeadPlan("cosine"), update, NOTHING)
 
 
+@settings(deadline=None)
 @given(update=sizes, low=st.floats(0.01, 1.0), high=st.floats(0.01, 1.0))
 def test_smaller_samples_take_less(update, low, high):
     low, high = sorted((low, high))
@@ -143,6 +146,7 @@ def test_smaller_samples_take_less(update, low, high):
         assert small.total <= large.total and small.centres == large.centres
 
 
+@settings(deadline=None)
 @given(update=sizes, limit=st.integers(10**6, 10**12))
 def test_what_is_recommended_fits(update, limit):
     found = advise(update, NETWORK, limit, None, {})
