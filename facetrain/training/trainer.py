@@ -134,6 +134,7 @@ class Trainer:
                     self._fit_segment(segment, hooks)
                 if interrupt.raised and not self.state.finished:
                     # The first to leave has all others ended, so none leaves before the chief has written all.
+                    interrupt.leaving = self.runtime.world > 1
                     self.runtime.barrier()
                     raise KeyboardInterrupt
         finally:

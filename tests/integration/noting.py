@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from facetrain.cli.program import run
@@ -118,14 +117,6 @@ class Processes:
             except subprocess.TimeoutExpired:
                 raise AssertionError(f"still running after {limit_s} s: {self.said()[-6000:]}") from None
         return time.monotonic() - start
-
-
-def is_running(pid):
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def _who() -> list[int]:

@@ -10,8 +10,8 @@ import pytest
 
 from facetrain.experiment import resume
 from facetrain.training.checkpoints import CheckpointStore
-from tests.integration.commands import train_arguments
-from tests.integration.noting import Processes, is_running
+from tests.integration.commands import is_running, train_arguments
+from tests.integration.noting import Processes
 
 pytestmark = [
     pytest.mark.integration,

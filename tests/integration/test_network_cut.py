@@ -8,8 +8,8 @@ import pytest
 
 from facetrain.distributed.launch import find_horovodrun
 from facetrain.training.checkpoints import CheckpointStore
-from tests.integration.commands import train_arguments
-from tests.integration.noting import Processes, is_running, noting
+from tests.integration.commands import is_running, train_arguments
+from tests.integration.noting import Processes, noting
 from tests.integration.test_lost_ranks import SETTINGS, SILENCE_S, messages
 from tests.namespaces import cut_cable, reason_to_skip, two_hosts
 
