@@ -121,6 +121,9 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
             TrainingDivergedError: at a loss that is not finite.
         """
+        if self.runtime.is_chief:
+            self.run.remove_leftovers()
+            self.store.remove_leftovers()
         log = self._open_log()
         display = Display(self.options.show_progress and self.runtime.is_chief)
         display.open(self.state)

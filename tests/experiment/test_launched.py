@@ -1,0 +1,81 @@
+"""Evaluation by several ranks together: the figures of one process, said and written by the chief."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from facetrain.distributed.launch import find_horovodrun
+from facetrain.errors import InputError
+from facetrain.evaluation import save_bin
+from facetrain.experiment import evaluate
+from facetrain.experiment.launched import load_on_all_ranks
+from facetrain.models import Contract
+from facetrain.models.embedding_model import save_embedding_model
+from tests.evaluation.helpers import picture_pairs
+from tests.integration.commands import ROOT, environment
+from tests.ranks import on_gathering_ranks
+from tests.tiny import DIM, SIZE, tiny_embedding_model
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A model, and pairs of three batches of pictures."""
+    save_embedding_model(tiny_embedding_model(), tmp_path / "model", Contract(SIZE, DIM))
+    save_bin(picture_pairs(150, SIZE), tmp_path / "pairs.bin")
+    return tmp_path / "model", tmp_path / "pairs.bin"
+
+
+def runtime(ranks):
+    return SimpleNamespace(communicator=ranks, is_chief=ranks.rank == 0)
+
+
+def test_a_rank_with_another_model_is_refused_by_all(files, tmp_path):
+    save_embedding_model(tiny_embedding_model(seed=1), tmp_path / "other", Contract(SIZE, DIM))
+
+    def load(ranks):
+        folder = tmp_path / ("model" if ranks.rank == 0 else "other")
+        with pytest.raises(InputError, match="of rank 1 is another than the chief's: give all hosts the same files"):
+            load_on_all_ranks(folder, runtime(ranks))
+
+    on_gathering_ranks(2, load)
+    model, _ = on_gathering_ranks(2, lambda ranks: load_on_all_ranks(files[0], runtime(ranks)))[1]
+    assert model.output_shape == (None, DIM)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(
+    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: bash scripts/install_horovod.sh"
+)
+def test_two_ranks_say_once_what_one_process_says(files, tmp_path):
+    model, pairs = files
+    words = [sys.executable, "-m", "facetrain", "evaluate", model, "--pairs", pairs, "--out", tmp_path / "out"]
+    done = subprocess.run(
+        list(map(str, [find_horovodrun(), "-np", "2", *words, "--json"])),
+        capture_output=True, text=True, timeout=240, env=environment(tmp_path / "cache"), cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (line,) = [line for line in done.stdout.splitlines() if "accuracy" in line]
+    together = json.loads(line[line.index("{") :])
+    assert line.startswith("[0]<stdout>:") and together.pop("report") == str(tmp_path / "out" / "report.html")
+    alone = json.loads(json.dumps(evaluate(model, pairs)))
+    assert set(together) == set(alone) and together["pairs"] == 150
+    assert_close(together, alone)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def assert_close(found, expected):
+    """Compares numbers in whatever is nested."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_close(found[key], value)
+    elif isinstance(expected, (list, float)):
+        assert found == pytest.approx(expected, abs=1e-6)
+    else:
+        assert found == expected
