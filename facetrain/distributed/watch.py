@@ -85,8 +85,9 @@ class PeerWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        next_beat = 0.0
+        next_beat, before = 0.0, time.monotonic()
         while self._links:
+            before = self._forgive_own_pause(before)
             if time.monotonic() >= next_beat:
                 if not self._leaving:
                     self._tell(_BEAT)
@@ -99,6 +100,19 @@ class PeerWatch:
                 return
             for rank in [rank for rank in self._links if self._leaving and rank in self._ended]:
                 self._drop(rank)
+
+    def _forgive_own_pause(self, before: float) -> float:
+        """Lets time pass for nobody while this process was stopped: the others may have been stopped with it.
+
+        Args:
+            before: when it was called before.
+        Returns:
+            now.
+        """
+        now = time.monotonic()
+        if now - before > 2 * _BEAT_S:
+            self._seen = {rank: seen + now - before for rank, seen in self._seen.items()}
+        return now
 
     def _read_all(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):

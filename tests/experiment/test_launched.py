@@ -57,7 +57,7 @@ def test_two_ranks_say_once_what_one_process_says(files, tmp_path):
     words = [sys.executable, "-m", "facetrain", "evaluate", model, "--pairs", pairs, "--out", tmp_path / "out"]
     done = subprocess.run(
         list(map(str, [find_horovodrun(), "-np", "2", *words, "--json"])),
-        capture_output=True, text=True, timeout=240, env=environment(tmp_path / "cache"), cwd=ROOT, check=False,
+        capture_output=True, text=True, timeout=600, env=environment(tmp_path / "cache"), cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if "accuracy" in line]

@@ -22,7 +22,7 @@ from facetrain.training import checkpoints
 from tests.integration.commands import ROOT, environment
 from tests.integration.recording import record_steps
 
-START_S, END_S = 420, 60
+START_S, END_S = 600, 60
 DIES_WRITING = "TEST_DIES_WRITING"  # a variable: the step in whose checkpoint the writer is killed
 
 

@@ -34,7 +34,9 @@ def hosts():
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 def test_both_hosts_end_with_a_message_each(tmp_path, hosts):
     run = tmp_path / "runs" / "run"
-    arguments = train_arguments(tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 20})
+    arguments = train_arguments(
+        tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 20, "runtime__peer_timeout": SILENCE_S}
+    )
     with Processes(tmp_path) as processes:
         _start_over_ssh(processes, hosts, arguments)
         pids = processes.wait_for_step(6)

@@ -50,7 +50,7 @@ def run_ranks(tmp_path, number, *arguments):
     script = ROOT / "scripts" / "train_horovod.py"
     command = [find_horovodrun(), "-np", number, sys.executable, script, *arguments]
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=300, env=environment(tmp_path), check=False
+        list(map(str, command)), capture_output=True, text=True, timeout=600, env=environment(tmp_path), check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
