@@ -87,13 +87,13 @@ class PeerWatch:
     def _run(self) -> None:
         next_beat, before = 0.0, time.monotonic()
         while self._links:
-            before = self._forgive_own_pause(before)
             if time.monotonic() >= next_beat:
                 if not self._leaving:
                     self._tell(_BEAT)
                 next_beat = time.monotonic() + _BEAT_S
             # Read before judging: a process that was itself stopped for long finds everything here at once.
             self._read_all(_BEAT_S / 4)
+            before = self._forgive_own_pause(before)
             verdict = None if self._leaving else self._judge()
             if verdict is not None:
                 self._decide(verdict)
@@ -111,7 +111,7 @@ class PeerWatch:
         """
         now = time.monotonic()
         if now - before > 2 * _BEAT_S:
-            self._seen = {rank: seen + now - before for rank, seen in self._seen.items()}
+            self._seen = {rank: min(seen + now - before, now) for rank, seen in self._seen.items()}
         return now
 
     def _read_all(self, timeout: float) -> None:
