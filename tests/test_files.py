@@ -19,8 +19,7 @@ folder, where = sys.argv[1:]
 die = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 if where == "between":
     replace = files.os.replace
-    files.os.replace = lambda old, new: replace(old, new) if new.name == "best" and old.name == "best" else (
-        replace(old, new) if ".old" in str(new) else die())
+    files.os.replace = lambda old, new: die() if old.name.endswith(".tmp") else replace(old, new)
 with files.atomic_folder(folder + "/best") as temporary:
     (temporary / "model").write_text("new")
     if where == "folder":

@@ -27,7 +27,7 @@ from tests.tiny import DIM, SIZE, tiny_embedding_model
 def files(tmp_path):
     """A model, and pairs of three batches of pictures."""
     save_embedding_model(tiny_embedding_model(), tmp_path / "model", Contract(SIZE, DIM))
-    save_bin(picture_pairs(150, SIZE), tmp_path / "pairs.bin")
+    save_bin(tmp_path / "pairs.bin", picture_pairs(150, SIZE))
     return tmp_path / "model", tmp_path / "pairs.bin"
 
 

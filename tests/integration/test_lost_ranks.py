@@ -38,14 +38,16 @@ def messages(output):
         ("horovod", 1, signal.SIGKILL),
         ("horovod", 0, signal.SIGKILL),
         ("horovod", 1, signal.SIGSTOP),
-        ("multiworker", 1, signal.SIGKILL),
         ("multiworker", 0, signal.SIGKILL),
         ("multiworker", 1, signal.SIGSTOP),
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else str(value),
 )
 def test_the_others_end_with_one_message(tmp_path, kind, victim, number, monkeypatch):
-    """A worker of TF_CONFIG that is stopped stays so: nobody started it who could kill it."""
+    """A worker of TF_CONFIG that is stopped stays so: nobody started it who could kill it.
+
+    That one is killed is in ``test_launch``.
+    """
     run = tmp_path / "runs" / "run"
     # Ranks that nothing happens to may be silent for long where many processes share a core.
     silence = SILENCE_S if number == signal.SIGSTOP else 60

@@ -84,5 +84,5 @@ def test_two_ranks_then_one_then_three_train_as_one_process_does(tmp_path):
         assert set(found) == set(expected)
         for name, value in expected.items():
             np.testing.assert_allclose(
-                np.asarray(found[name]), np.asarray(value), rtol=0, atol=1e-5, err_msg=f"{name} after {step}"
+                np.asarray(found[name]), np.asarray(value), rtol=1e-5, atol=1e-5, err_msg=f"{name} after {step}"
             )
