@@ -105,7 +105,12 @@ def fake_horovod(monkeypatch, size=4, mpi=True, nccl=True):
         Average="average", Adasum="adasum", Compression=SimpleNamespace(none=None, fp16=None), allreduce=allreduce,
     )  # fmt: skip
     monkeypatch.setattr(horovod, "import_horovod", lambda: hvd)
-    for name in ("HOROVOD_HIERARCHICAL_ALLREDUCE", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME"):
+    for name in (
+        "HOROVOD_HIERARCHICAL_ALLREDUCE",
+        "HOROVOD_FUSION_THRESHOLD",
+        "HOROVOD_CYCLE_TIME",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS",
+    ):
         monkeypatch.setenv(name, "kept")  # and put back afterwards
         monkeypatch.delenv(name)
     return asked
@@ -118,7 +123,11 @@ def test_settings_are_in_the_environment_before_horovod_starts(monkeypatch):
         "HOROVOD_FUSION_THRESHOLD": str(3 * 2**19),
         "HOROVOD_CYCLE_TIME": "2.0",
         "HOROVOD_HIERARCHICAL_ALLREDUCE": "1",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
     }
+    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "7")
+    horovod.Horovod()
+    assert asked[1]["HOROVOD_GLOO_TIMEOUT_SECONDS"] == "7", "what the user or horovodrun says counts"
 
 
 @pytest.mark.parametrize(("average", "op"), [("mean", "average"), ("adasum", "adasum")])
