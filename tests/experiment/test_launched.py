@@ -48,6 +48,19 @@ def test_a_rank_with_another_model_is_refused_by_all(files, tmp_path):
     assert model.output_shape == (None, DIM)
 
 
+def test_ranks_together_find_what_one_process_finds(files, tmp_path):
+    """Threads as ranks: the chief has the figures and writes them, the other returns nothing."""
+    model, pairs = files
+
+    def judge(ranks):
+        return evaluate(model, pairs, out=tmp_path / f"of-{ranks.rank}", runtime=runtime(ranks))
+
+    chiefs, others = on_gathering_ranks(2, judge)
+    assert others == {} and not (tmp_path / "of-1").exists()
+    assert chiefs.pop("report") == str(tmp_path / "of-0" / "report.html")
+    assert_close(chiefs, evaluate(model, pairs))
+
+
 @pytest.mark.integration
 @pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: bash scripts/install_horovod.sh"
