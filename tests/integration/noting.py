@@ -18,12 +18,10 @@ from typing import NamedTuple
 from facetrain.cli.program import run
 from facetrain.distributed.hosts import free_ports
 from facetrain.distributed.launch import find_horovodrun, tf_config
-from facetrain.training import checkpoints
 from tests.integration.commands import ROOT, environment
 from tests.integration.recording import record_steps
 
 START_S, END_S = 600, 60
-DIES_WRITING = "TEST_DIES_WRITING"  # a variable: the step in whose checkpoint the writer is killed
 
 
 class Note(NamedTuple):
@@ -84,15 +82,15 @@ class Processes:
         self.started.append(process)
         return process
 
-    def start_two(self, arguments, kind="horovod", **extra):
+    def start_two(self, arguments, kind="horovod"):
         """Starts two Horovod ranks, or two workers of TF_CONFIG, with the arguments of ``facetrain``."""
         command = noting(self.notes, *arguments)
         if kind == "horovod":
-            self.start([find_horovodrun(), "-np", "2", *command], **extra)
+            self.start([find_horovodrun(), "-np", "2", *command])
             return
         hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
         for index in range(2):
-            self.start(command, TF_CONFIG=tf_config(hosts, index), **extra)
+            self.start(command, TF_CONFIG=tf_config(hosts, index))
 
     def said(self, number=None):
         """Returns what one process said, or all."""
@@ -118,10 +116,10 @@ class Processes:
 
         return {note.rank: note.pid for note in self.wait_for(reached) if note.world == world}
 
-    def wait_for_ends(self, limit_s=END_S, but=()):
-        """Returns how many seconds it takes until every process has ended, ``but`` those of some numbers."""
+    def wait_for_ends(self, limit_s=END_S):
+        """Returns how many seconds it takes until every process has ended."""
         start = time.monotonic()
-        for process in [one for number, one in enumerate(self.started) if number not in but]:
+        for process in self.started:
             try:
                 process.wait(max(limit_s - (time.monotonic() - start), 0.01))
             except subprocess.TimeoutExpired:
@@ -139,20 +137,6 @@ def _who() -> list[int]:
     return [hvd.size(), hvd.rank(), os.getpid()]
 
 
-def _die_writing(step: int) -> None:
-    """Makes this process die when it has written the arrays of a checkpoint, and not yet what belongs to them."""
-    write_json = checkpoints.write_json
-
-    def write(target, value):
-        if value["step"] == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        write_json(target, value)
-
-    checkpoints.write_json = write
-
-
 if __name__ == "__main__":
     record_steps(sys.argv[1], _who, float(sys.argv[2]))
-    if DIES_WRITING in os.environ:
-        _die_writing(int(os.environ[DIES_WRITING]))
     run(sys.argv[3:])
