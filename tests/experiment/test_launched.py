@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 
-from facetrain.distributed.launch import find_horovodrun
 from facetrain.errors import InputError
 from facetrain.evaluation import save_bin
 from facetrain.experiment import evaluate
@@ -18,7 +13,6 @@ from facetrain.experiment.launched import load_on_all_ranks
 from facetrain.models import Contract
 from facetrain.models.embedding_model import save_embedding_model
 from tests.evaluation.helpers import picture_pairs
-from tests.integration.commands import ROOT, environment
 from tests.ranks import on_gathering_ranks
 from tests.tiny import DIM, SIZE, tiny_embedding_model
 
@@ -59,27 +53,6 @@ def test_ranks_together_find_what_one_process_finds(files, tmp_path):
     assert others == {} and not (tmp_path / "of-1").exists()
     assert chiefs.pop("report") == str(tmp_path / "of-0" / "report.html")
     assert_close(chiefs, evaluate(model, pairs))
-
-
-@pytest.mark.integration
-@pytest.mark.skipif(
-    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: bash scripts/install_horovod.sh"
-)
-def test_two_ranks_say_once_what_one_process_says(files, tmp_path):
-    model, pairs = files
-    words = [sys.executable, "-m", "facetrain", "evaluate", model, "--pairs", pairs, "--out", tmp_path / "out"]
-    done = subprocess.run(
-        list(map(str, [find_horovodrun(), "-np", "2", *words, "--json"])),
-        capture_output=True, text=True, timeout=600, env=environment(tmp_path / "cache"), cwd=ROOT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (line,) = [line for line in done.stdout.splitlines() if "accuracy" in line]
-    together = json.loads(line[line.index("{") :])
-    assert line.startswith("[0]<stdout>:") and together.pop("report") == str(tmp_path / "out" / "report.html")
-    alone = json.loads(json.dumps(evaluate(model, pairs)))
-    assert set(together) == set(alone) and together["pairs"] == 150
-    assert_close(together, alone)
-    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def assert_close(found, expected):
