@@ -6,14 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
+# What stands between a target's name and the suffix is chosen by ``tempfile``.
+_LEFTOVER = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)(\.\w+)?")
 
 
 def fsync_folder(folder: PathLike) -> None:
@@ -72,6 +76,29 @@ def atomic_folder(target: PathLike) -> Iterator[Path]:
         fsync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: PathLike, *names: str) -> None:
+    """Removes what writers that were killed left in a folder under temporary names.
+
+    Where one had stepped the old folder aside, and the new one is not in its place, the old one comes back.
+
+    Args:
+        folder: where nobody writes these now; it need not exist.
+        *names: of the files and folders that are written there; ``*`` stands for any text.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or not any(fnmatchcase(found["target"], name) for name in names):
+            continue
+        target = folder / found["target"]
+        if found["kind"] == "old" and (path / target.name).is_dir() and not os.path.lexists(target):
+            os.replace(path / target.name, target)
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(target: PathLike, value: Any) -> None:

@@ -197,4 +197,4 @@ def _how_to_go_on(training: Training) -> str:
             f"go on with 'facetrain train --resume {training.run}', or the same launch with "
             f"'-- train --resume {training.run}'"
         )
-    return "nothing was written yet: start again"
+    return "nothing was written yet: start it again"

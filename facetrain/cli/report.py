@@ -16,11 +16,14 @@ def report(
 ) -> None:
     """Write the report of a run anew.
 
-    Its best model is evaluated once more.
+    Its best model is evaluated once more. Under horovodrun the ranks share the work.
     """
     from facetrain import experiment
+    from facetrain.experiment.launched import runtime_of_launch
 
-    result = experiment.write_run_report(run, show_progress=True)
+    result = experiment.write_run_report(run, show_progress=True, runtime=runtime_of_launch())
+    if not result:
+        return  # the chief says it
     if as_json:
         print_json(result)
         return

@@ -17,7 +17,7 @@ from facetrain.data.decoding import read_crops, refusal
 from facetrain.data.sources import FaceSource
 from facetrain.data.variants import Variants
 from facetrain.errors import InputError
-from facetrain.files import atomic_folder, write_json
+from facetrain.files import atomic_folder, remove_leftovers, write_json
 from facetrain.progress import track
 
 _log = logging.getLogger(__name__)
@@ -133,12 +133,11 @@ def sampled_digest(path: Path, shape: Any) -> str:
 
 def remove_files(folder: Path) -> None:
     """Removes a cache, or whatever stands in its place, and what killed builders left; the caller holds the lock."""
-    leftovers = [path for suffix in ("tmp", "old") for path in folder.parent.glob(f".{folder.name}.*.{suffix}")]
-    for path in [folder, *leftovers]:
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+    remove_leftovers(folder.parent, folder.name)
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def megabytes(count: int) -> str:

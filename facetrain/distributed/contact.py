@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from facetrain.distributed.exchange import gather_texts
+from facetrain.distributed.outcome import describe_loss
 from facetrain.distributed.runtime import Runtime
 from facetrain.distributed.watch import PeerWatch, Verdict
 from facetrain.errors import InputError
@@ -45,10 +46,8 @@ def watching(runtime: Runtime, limit_s: float, advice: Callable[[], str]) -> Ite
     def speak(verdict: Verdict) -> None:
         if _speaks(runtime, table, verdict):
             peer = table[verdict.rank]
-            sys.stderr.write(
-                f"error: lost rank {verdict.rank} of {runtime.world} (process {peer['pid']} on {peer['host']}): "
-                f"{verdict.reason}; this training ends here; {advice()}\n"
-            )
+            line = describe_loss(verdict.rank, runtime.world, peer["pid"], peer["host"], verdict.reason, advice())
+            sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
 
     def end() -> None:

@@ -8,12 +8,10 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from facetrain.distributed.horovod import import_horovod
+from facetrain.distributed.horovod import import_horovod, wait_for_slow_starts
 from facetrain.errors import InputError
 
 T = TypeVar("T")
-
-_GLOO_TIMEOUT = "HOROVOD_GLOO_TIMEOUT_SECONDS"
 
 
 class RanksChangedError(RuntimeError):
@@ -93,8 +91,7 @@ def is_lost_exchange(error: tf.errors.OpError) -> bool:
 
 
 def _start(hvd: Any) -> None:
-    # For so long, by default 30 s, those that are there wait for a new process to load TensorFlow, or abort.
-    os.environ.setdefault(_GLOO_TIMEOUT, "300")
+    wait_for_slow_starts()
     try:
         hvd.init()
     except ValueError as error:

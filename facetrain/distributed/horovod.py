@@ -37,6 +37,11 @@ def import_horovod() -> ModuleType:
     return hvd
 
 
+def wait_for_slow_starts() -> None:
+    """Lets ranks wait 300 s for others that still load TensorFlow, where Horovod itself gives up after 30."""
+    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
+
+
 def _environment(hierarchical: bool, fusion_mb: float | None, cycle_ms: float | None) -> dict[str, str]:
     """Returns the settings that Horovod takes from its environment."""
     found = {"HOROVOD_HIERARCHICAL_ALLREDUCE": "1"} if hierarchical else {}
@@ -115,6 +120,7 @@ class Horovod(Communicator):
             raise InputError(f"Horovod's average must be 'mean' or 'adasum', received {average!r}")
         self._hvd = import_horovod()
         os.environ.update(_environment(hierarchical, fusion_mb, cycle_ms))  # Horovod reads it when it starts
+        wait_for_slow_starts()
         self._hvd.init()
         self._refuse_missing_parts(average, hierarchical)
         self._op = self._hvd.Adasum if average == "adasum" else self._hvd.Average

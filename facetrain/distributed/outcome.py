@@ -7,14 +7,18 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from facetrain.distributed.watch import ENDED
+
 EXIT_FAILURE, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 LAST_LINES = 15
 # A shell reports a signal as 128 and its number.
 _SHELL_SIGNAL = 128
 _INTERRUPTED = (EXIT_INTERRUPTED, -signal.SIGINT)
 _TERMINATED = (_SHELL_SIGNAL + signal.SIGTERM, -signal.SIGTERM)
+ASKED = (*_INTERRUPTED, *_TERMINATED)  # exit codes of processes that somebody asked to end
 _RANK_LINE = re.compile(r"\[(\d+)\]<(stdout|stderr)>:(.*)", re.DOTALL)
 _EXIT_LINE = re.compile(r"Process (\d+) exit with status code (\d+)\.")
+_LOSS_LINE = re.compile(r"error: lost rank (\d+) of \d+ \(process \d+ on [^)]*\): (.*)")
 
 
 class Death(NamedTuple):
@@ -74,6 +78,9 @@ def describe_failure(outcome: Outcome, names: Sequence[str], how_to_go_on: str) 
     death = outcome.first
     if death is None:
         return ""
+    losses = [line for line in death.lines if read_loss(line) is not None]
+    if losses:
+        return losses[-1]  # it says who is gone, and how to go on
     who = "the launcher of the ranks" if death.rank is None else _name(names, death.rank)
     others = "; the other ranks were ended" if death.rank is not None and len(names) > 1 else ""
     lines = [f"error: {who} {describe_code(death.code)}{others}"]
@@ -102,3 +109,17 @@ def read_exit_line(line: str) -> tuple[int, int] | None:
     """Returns rank and exit code where horovodrun says that a rank failed."""
     match = _EXIT_LINE.search(line)
     return None if match is None else (int(match[1]), int(match[2]))
+
+
+def describe_loss(rank: int, world: int, pid: int, host: str, reason: str, how_to_go_on: str) -> str:
+    """Returns what a process says that ends itself because another one, ``rank`` of ``world``, is gone."""
+    return (
+        f"error: lost rank {rank} of {world} (process {pid} on {host}): {reason}; this training ends here; "
+        f"{how_to_go_on}"
+    )
+
+
+def read_loss(line: str) -> tuple[int, bool] | None:
+    """Returns the rank that a line of ``describe_loss`` tells of, and whether its process had ended by itself."""
+    match = _LOSS_LINE.fullmatch(line)
+    return None if match is None else (int(match[1]), match[2].startswith(ENDED))

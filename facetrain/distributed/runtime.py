@@ -20,6 +20,9 @@ from facetrain.errors import InputError, did_you_mean
 
 KINDS = ("auto", "single", "mirrored", "horovod", "multiworker")
 
+# Seconds that TensorFlow waits for a worker's sign of life. By itself it ends all of them after 10, naming none,
+# where one is just busy; the watch of ``contact``, which says who is gone, is to come first.
+_HEARTBEAT_S = 300
 _MOVING_STATISTICS = ("moving_mean", "moving_variance")
 
 
@@ -274,9 +277,24 @@ def _multi_worker() -> tf.distribute.MultiWorkerMirroredStrategy:
     if not known:
         raise InputError(f"TF_CONFIG must list workers and make this task one of them, received {text[:200]!r}")
     try:
+        if list(cluster["cluster"]) == ["worker"]:
+            _wait_longer_for_heartbeats(len(cluster["cluster"]["worker"]))
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise InputError(f"the multiworker runtime must be created before TensorFlow is used ({error})") from error
+
+
+def _wait_longer_for_heartbeats(workers: int) -> None:
+    """Sets what the strategy would set to its defaults; there is no public way to it."""
+    from tensorflow.python.eager import context
+    from tensorflow.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        heartbeat_timeout_in_ms=1000 * _HEARTBEAT_S,
+        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=workers)],
+    )
 
 
 def _split_batches(dataset: tf.data.Dataset, parts: int) -> tf.data.Dataset:

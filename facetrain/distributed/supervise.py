@@ -15,7 +15,15 @@ from types import FrameType
 from typing import IO, NamedTuple
 
 from facetrain.distributed.launch import Launch
-from facetrain.distributed.outcome import LAST_LINES, Death, Outcome, read_exit_line, read_horovod_line
+from facetrain.distributed.outcome import (
+    ASKED,
+    LAST_LINES,
+    Death,
+    Outcome,
+    read_exit_line,
+    read_horovod_line,
+    read_loss,
+)
 from facetrain.distributed.process_tree import kill_tree, ranks_of
 
 STOP_GRACE_S = 60.0
@@ -90,7 +98,8 @@ class Supervisor:
         self._lock = threading.Lock()
         self._tails: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=LAST_LINES))
         self._codes: dict[int, int] = {}
-        self._first: tuple[int | None, int] | None = None
+        self._failures: list[tuple[int | None, int]] = []
+        self._losses: dict[int | None, tuple[int, bool]] = {}
         self._requests, self._signal = 0, signal.SIGINT
         self._killed = False
 
@@ -131,28 +140,35 @@ class Supervisor:
                     self._note_end(*failed)
                 if is_error and not self._elastic:
                     return  # where it failed is no news to whoever reads which rank did
+            loss = read_loss(line) if is_error and rank is not None else None
+            if loss is not None:
+                self._losses[rank] = loss
+                return  # said once, when all have ended
             self._write(f"[{'launch' if rank is None else rank}] {line}", is_error)
 
     def _note_end(self, rank: int | None, code: int) -> None:
         if rank is not None:
             self._codes[rank] = code
         elif self._elastic and not code:
-            self._first = None  # the others went on to the end without those that failed
-        if code and self._first is None:
-            self._first = (rank, code)
+            self._failures.clear()  # the others went on to the end without those that failed
+        if code:
+            self._failures.append((rank, code))
+
+    def _note_ends(self, ended: Sequence[_Running]) -> None:
+        """Notes ends seen in one look: a death by a signal first, that of who tells of another's last."""
+        for one in ended:
+            one.finish()  # what a rank said before it ended
+        with self._lock:
+            for one in sorted(ended, key=lambda one: (one.job.rank in self._losses, one.process.returncode >= 0)):
+                self._note_end(one.job.rank, one.process.returncode)
 
     def _watch(self, running: Sequence[_Running]) -> None:
         """Waits for all; asks those that are left to end when they should, and kills them when they do not."""
         alive, asked, deadline = list(running), 0, None
         while alive:
-            for one in list(alive):
-                code = one.process.poll()
-                if code is None:
-                    continue
-                alive.remove(one)
-                one.finish()  # what a rank said before it ended
-                with self._lock:
-                    self._note_end(one.job.rank, code)
+            ended = [one for one in alive if one.process.poll() is not None]
+            alive = [one for one in alive if one not in ended]
+            self._note_ends(ended)
             now = time.monotonic()
             if self._requests > asked:
                 asked = self._requests
@@ -173,14 +189,20 @@ class Supervisor:
     def _has_failed(self, alive: Sequence[_Running]) -> bool:
         """Whether one has failed and others are left; horovodrun ends its ranks itself, with a grace of its own."""
         with self._lock:
-            return self._first is not None and not (self._elastic and any(one.job.rank is None for one in alive))
+            return bool(self._failures) and not (self._elastic and any(one.job.rank is None for one in alive))
 
     def _outcome(self) -> Outcome:
-        first = None
-        if self._first is not None:
-            rank, code = self._first
-            first = Death(rank, code, [line for line in self._tails[rank] if line.strip()])
-        return Outcome(self._requests > 0, dict(sorted(self._codes.items())), first, self._killed)
+        return Outcome(self._requests > 0, dict(sorted(self._codes.items())), self._first_death(), self._killed)
+
+    def _first_death(self) -> Death | None:
+        """Returns the failure that was noted first, or, where that rank ended for the loss of another, the other's."""
+        if not self._failures:
+            return None
+        rank, code = self._failures[0]
+        lost, had_ended = self._losses.get(rank, (-1, False))
+        if had_ended and lost not in self._losses and self._codes.get(lost, 0) not in (0, *ASKED):
+            rank, code = lost, self._codes[lost]
+        return Death(rank, code, [line for line in self._tails[rank] if line.strip()])
 
 
 def run_alone(launch: Launch) -> int:

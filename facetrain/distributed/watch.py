@@ -85,7 +85,7 @@ class PeerWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        next_beat = 0.0
+        next_beat, before = 0.0, time.monotonic()
         while self._links:
             if time.monotonic() >= next_beat:
                 if not self._leaving:
@@ -93,12 +93,26 @@ class PeerWatch:
                 next_beat = time.monotonic() + _BEAT_S
             # Read before judging: a process that was itself stopped for long finds everything here at once.
             self._read_all(_BEAT_S / 4)
+            before = self._forgive_own_pause(before)
             verdict = None if self._leaving else self._judge()
             if verdict is not None:
                 self._decide(verdict)
                 return
             for rank in [rank for rank in self._links if self._leaving and rank in self._ended]:
                 self._drop(rank)
+
+    def _forgive_own_pause(self, before: float) -> float:
+        """Lets time pass for nobody while this process was stopped: the others may have been stopped with it.
+
+        Args:
+            before: when it was called before.
+        Returns:
+            now.
+        """
+        now = time.monotonic()
+        if now - before > 2 * _BEAT_S:
+            self._seen = {rank: min(seen + now - before, now) for rank, seen in self._seen.items()}
+        return now
 
     def _read_all(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):

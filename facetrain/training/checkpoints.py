@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.errors import InputError
-from facetrain.files import PathLike, atomic_folder, is_full_disk, sha256_file, write_json
+from facetrain.files import PathLike, atomic_folder, is_full_disk, remove_leftovers, sha256_file, write_json
 from facetrain.models.array_file import AnyArray, ArrayFile, write_arrays
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
@@ -56,6 +56,10 @@ class CheckpointStore:
     def path(self, step: int) -> Path:
         """Returns the folder of the checkpoint at ``step``."""
         return self.folder / f"step-{step:09d}"
+
+    def remove_leftovers(self) -> None:
+        """Removes checkpoints in whose middle their writer was killed; no process may be writing one."""
+        remove_leftovers(self.folder, "step-*")
 
     def save(self, step: int, arrays: Mapping[str, AnyArray], state: Mapping[str, Any]) -> Path:
         """Writes one checkpoint, then removes the oldest beyond ``keep``.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.errors import InputError
-from facetrain.files import PathLike, atomic_path, is_full_disk, write_json
+from facetrain.files import PathLike, atomic_path, is_full_disk, remove_leftovers, write_json
 
 CONFIG_FILE, MANIFEST_FILE, LABEL_MAP_FILE = "config.yaml", "manifest.json", "label_map.json"
 _PACKAGES = (
@@ -75,6 +75,11 @@ class RunDirectory:
         if not run.config.is_file():
             raise InputError(f"{path}: expected a run directory with {CONFIG_FILE}, found none")
         return run
+
+    def remove_leftovers(self) -> None:
+        """Removes half-written files and models of a process that was killed; no process may be training this run."""
+        remove_leftovers(self.path, *(path.name for path in (self.config, self.manifest, self.label_map)))
+        remove_leftovers(self.path, self.best.name, self.head.name)
 
     @contextmanager
     def explaining_full_disk(self) -> Iterator[None]:

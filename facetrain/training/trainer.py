@@ -121,6 +121,9 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
             TrainingDivergedError: at a loss that is not finite.
         """
+        if self.runtime.is_chief:
+            self.run.remove_leftovers()
+            self.store.remove_leftovers()
         log = self._open_log()
         display = Display(self.options.show_progress and self.runtime.is_chief)
         display.open(self.state)
@@ -134,6 +137,7 @@ class Trainer:
                     self._fit_segment(segment, hooks)
                 if interrupt.raised and not self.state.finished:
                     # The first to leave has all others ended, so none leaves before the chief has written all.
+                    interrupt.leaving = self.runtime.world > 1
                     self.runtime.barrier()
                     raise KeyboardInterrupt
         finally:

@@ -125,10 +125,19 @@ def test_mistakes_in_the_config_are_2(calls, config, capsys):
 
 def test_evaluate(calls, capsys):
     assert main(["evaluate", "m", "--pairs", "p.txt", "--out", "o", "--json"]) == 0
-    assert calls["evaluate"] == ((Path("m"), Path("p.txt")), {"out": Path("o"), "show_progress": True})
+    expected = {"out": Path("o"), "show_progress": True, "runtime": None}
+    assert calls["evaluate"] == ((Path("m"), Path("p.txt")), expected)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {**json.loads(json.dumps(NUMBERS)), "set": "lfw"}
     assert main(["evaluate", "m", "--pairs", "p.txt"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == ROW
+
+
+@pytest.mark.parametrize("arguments", [["evaluate", "m", "--pairs", "p.txt"], ["report", "runs/x"]])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_ranks_that_are_not_the_chief_print_nothing(calls, capsys, arguments, options):
+    calls.answers.update(evaluate={}, write_run_report={})
+    assert main([*arguments, *options]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_compare(calls, capsys):
@@ -176,5 +185,5 @@ def test_export_in_int8(calls, capsys):
 
 def test_report(calls, capsys):
     assert main(["report", "runs/x"]) == 0
-    assert calls["write_run_report"] == ((Path("runs/x"),), {"show_progress": True})
+    assert calls["write_run_report"] == ((Path("runs/x"),), {"show_progress": True, "runtime": None})
     assert capsys.readouterr().out.splitlines()[1:] == [ROW, "report: runs/x/report.html"]

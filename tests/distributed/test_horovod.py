@@ -90,6 +90,9 @@ def test_wrong_options(options):
         horovod.Horovod(**options)
 
 
+PATIENCE = "HOROVOD_GLOO_TIMEOUT_SECONDS"
+
+
 def fake_horovod(monkeypatch, size=4, mpi=True, nccl=True):
     """A Horovod of one process that says it has many ranks; returns the operations it was asked for."""
     asked = []
@@ -99,13 +102,18 @@ def fake_horovod(monkeypatch, size=4, mpi=True, nccl=True):
         return tensor
 
     hvd = SimpleNamespace(
-        init=lambda: asked.append({k: v for k, v in os.environ.items() if k.startswith("HOROVOD_")}),
+        init=lambda: asked.append({k: v for k, v in os.environ.items() if k.startswith("HOROVOD_") and k != PATIENCE}),
         rank=lambda: 0, size=lambda: size, local_rank=lambda: 0,
         mpi_built=lambda: mpi, mpi_enabled=lambda: mpi, nccl_built=lambda: nccl,
         Average="average", Adasum="adasum", Compression=SimpleNamespace(none=None, fp16=None), allreduce=allreduce,
     )  # fmt: skip
     monkeypatch.setattr(horovod, "import_horovod", lambda: hvd)
-    for name in ("HOROVOD_HIERARCHICAL_ALLREDUCE", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME"):
+    for name in (
+        "HOROVOD_HIERARCHICAL_ALLREDUCE",
+        "HOROVOD_FUSION_THRESHOLD",
+        "HOROVOD_CYCLE_TIME",
+        PATIENCE,
+    ):
         monkeypatch.setenv(name, "kept")  # and put back afterwards
         monkeypatch.delenv(name)
     return asked
@@ -134,6 +142,15 @@ def test_ranks_on_cpus_ask_each_other_less_often(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["one"])
     horovod.Horovod()
     assert asked[-1] == {}, "with GPUs it is left to Horovod"
+
+
+def test_ranks_that_start_late_are_waited_for(monkeypatch):
+    fake_horovod(monkeypatch)
+    horovod.Horovod()
+    assert os.environ[PATIENCE] == "300"
+    monkeypatch.setenv(PATIENCE, "7")
+    horovod.Horovod()
+    assert os.environ[PATIENCE] == "7", "what the user or horovodrun says counts"
 
 
 @pytest.mark.parametrize(("average", "op"), [("mean", "average"), ("adasum", "adasum")])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
+from facetrain.config.runtime import RuntimeConfig
 from facetrain.distributed import Runtime, logical_cpu_devices
 from facetrain.distributed.runtime import _split_batches
 from facetrain.errors import InputError
@@ -84,6 +87,28 @@ def test_wrong_tf_config(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(InputError, match="TF_CONFIG"):
         Runtime.create("multiworker")
+
+
+@pytest.mark.parametrize("jobs", [{"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}])
+def test_tensorflow_is_more_patient_with_silent_workers_than_the_watch(monkeypatch, jobs):
+    """The strategy takes the service that watches workers as it finds it; with other jobs it sets it up itself."""
+    found = []
+
+    def strategy():
+        found.append(context.context().coordination_service)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(context.context(), "_coordination_service_config", None)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", strategy)
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": jobs, "task": {"type": "worker", "index": 0}}))
+    with pytest.raises(InputError, match="seen enough"):
+        Runtime.create("multiworker")
+    (service,) = found
+    assert (service is None) == ("chief" in jobs)
+    if service is not None:
+        assert service.heartbeat_timeout_in_ms > 2000 * RuntimeConfig().peer_timeout
+        assert [(job.name, job.num_tasks) for job in service.coordinated_job_list] == [("worker", 2)]
+        assert service.service_leader.endswith("/job:worker/replica:0/task:0")
 
 
 @pytest.mark.parametrize("kind", ["single", "mirrored", "multiworker"])

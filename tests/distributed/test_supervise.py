@@ -9,25 +9,34 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from facetrain.distributed import supervise
 from facetrain.distributed.launch import Launch
-from facetrain.distributed.outcome import Outcome, describe_code, describe_failure
+from facetrain.distributed.outcome import Outcome, describe_code, describe_failure, describe_loss, read_loss
 from facetrain.distributed.process_tree import descendants, ranks_of
 from facetrain.distributed.supervise import Job, Supervisor, run_alone
+from facetrain.distributed.watch import ENDED, silence
+from tests.integration.commands import is_running
 
-# Says that it is there, and ends as one that trains does: with 130 after SIGINT or SIGTERM.
+# Says that it is there, and ends as a rank that trains does: with 130 after a signal, whatever signals come after that.
 PATIENT = """
-import signal, sys, time
-def stop(number, frame):
-    print("stopped by", number, flush=True)
-    sys.exit(130)
-signal.signal(signal.SIGINT, stop); signal.signal(signal.SIGTERM, stop)
+import signal, sys
+asked = {signal.SIGINT, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+print("ready", flush=True)
+print("stopped by", signal.sigtimedwait(asked, 60).si_signo, flush=True)
+sys.exit(130)
+"""
+DEAF = """
+import signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 print("ready", flush=True)
 time.sleep(60)
 """
-DEAF = PATIENT.replace("sys.exit(130)", "pass").replace("time.sleep(60)", "[time.sleep(1) for _ in range(60)]")
+LOSS = describe_loss(1, 2, 4711, "b", "{reason}", "go on with X")
 # As horovodrun: ranks below a process of their own, lines with their numbers, a word about who failed.
 RUNNER = """
 import os, re, subprocess, sys, threading, signal
@@ -116,10 +125,19 @@ def test_lines_that_are_no_text_or_never_end_are_passed_on():
     assert sum(text.count("x") for text in texts) == 200000
 
 
+def once_others_are_ready(tmp_path, code):
+    """Returns a program that waits until what ``mark`` does is done."""
+    return f"import os, sys, time\nwhile not os.path.exists({str(tmp_path / 'ready')!r}): time.sleep(0.05)\n{code}"
+
+
+def mark(tmp_path):
+    return (tmp_path / "ready").touch
+
+
 @pytest.mark.parametrize("jobs", [workers, runner])
-def test_one_that_is_killed_ends_all_and_is_named(jobs):
-    heard = Heard()
-    dying = "import os, sys, time; print('I am ill', file=sys.stderr); time.sleep(2); os.kill(os.getpid(), 9)"
+def test_one_that_is_killed_ends_all_and_is_named(tmp_path, jobs):
+    heard = Heard(count=1, act=mark(tmp_path))
+    dying = once_others_are_ready(tmp_path, "print('I am ill', file=sys.stderr); os.kill(os.getpid(), 9)")
     begin = time.monotonic()
     outcome = Supervisor(jobs(PATIENT, dying), heard).run()
     assert time.monotonic() - begin < 20
@@ -136,22 +154,91 @@ def test_one_that_is_killed_ends_all_and_is_named(jobs):
     assert not any("Traceback" in text for text in heard.texts())
 
 
-def test_the_first_failure_counts_and_bad_input_keeps_its_code():
-    refused = "import sys, time; time.sleep(2); print('error: no images', file=sys.stderr); sys.exit(2)"
-    outcome = Supervisor(workers(DEAF, refused), Heard(), failure_grace_s=0.5).run()
+def test_the_first_failure_counts_and_bad_input_keeps_its_code(tmp_path):
+    refused = once_others_are_ready(tmp_path, "print('error: no images', file=sys.stderr); sys.exit(2)")
+    heard = Heard(count=1, act=mark(tmp_path))
+    outcome = Supervisor(workers(DEAF, refused), heard, failure_grace_s=0.5).run()
     assert (outcome.first.rank, outcome.exit_code, outcome.killed) == (1, 2, True)
     text = describe_failure(outcome, ["rank 0", "rank 1"], "go on")
     assert "ended with exit code 2; the other ranks were ended (some had to be killed)" in text
     assert text.endswith("    error: no images"), "bad input is not gone on with"
 
 
+def shells(*scripts):
+    return [Job(Launch(["/bin/sh", "-c", script], {}), rank) for rank, script in enumerate(scripts)]
+
+
+def losing(reason):
+    return f"echo '{LOSS.format(reason=reason)}' >&2; exit 1"
+
+
+@pytest.fixture
+def one_look(tmp_path, monkeypatch):
+    """Makes a supervisor look for the second time when all of its shells, which wait until then, have ended."""
+    before = set(descendants(os.getpid()))
+
+    def sleep(seconds):
+        (tmp_path / "go").touch()
+        limit = time.monotonic() + 60
+        while any(map(is_running, set(descendants(os.getpid())) - before)) and time.monotonic() < limit:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(supervise, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    return lambda *scripts: shells(
+        *(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.02; done; {script}" for script in scripts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scripts", "first"),
+    [(["exit 1", "exit 3", "kill -9 $$"], (2, -9)), ([losing(silence(6)), "exit 3"], (1, 3)), (["exit 5"], (0, 5))],
+)
+def test_of_those_that_end_together_the_cause_is_named(one_look, scripts, first):
+    """A death by a signal before other failures, and those before a rank that tells of a loss."""
+    outcome = Supervisor(one_look(*scripts), Heard()).run()
+    assert outcome.first[:2] == first and len(outcome.codes) == len(scripts)
+
+
+def shells_below_a_runner(*scripts):
+    return runner(*(f"import os; os.execv('/bin/sh', ['sh', '-c', {script!r}])" for script in scripts))
+
+
+@pytest.mark.parametrize("jobs", [shells, shells_below_a_runner])
+def test_who_tells_of_a_killed_rank_is_not_blamed_and_not_heard_twice(tmp_path, jobs):
+    """Also where the killed one is gone for the system only after the other has ended."""
+    heard, ready = Heard(), tmp_path / "ready"
+    dying = f"trap '' TERM; echo ill >&2; touch {ready}; sleep 0.6; kill -9 $$"
+    outcome = Supervisor(jobs(f"while [ ! -e {ready} ]; do sleep 0.02; done; {losing(ENDED)}", dying), heard).run()
+    assert outcome.first.rank == 1 and outcome.first.lines == ["ill"] and outcome.exit_code == 1
+    assert not any("lost rank" in text for text in heard.texts())
+    assert "rank 1 was killed by SIGKILL" in describe_failure(outcome, ["rank 0", "rank 1"], "go on with X")
+
+
+@pytest.mark.parametrize("other", ["kill -STOP $$", losing(ENDED).replace("lost rank 1", "lost rank 0")])
+def test_a_loss_that_no_process_here_explains_is_said_in_its_own_words(other):
+    """A rank that was stopped, and had to be killed; and two that lost each other."""
+    outcome = Supervisor(shells(losing(silence(6)), other), Heard(), failure_grace_s=0.3).run()
+    assert outcome.first.rank in (0, 1) and outcome.exit_code == 1
+    (line,) = describe_failure(outcome, ["rank 0", "rank 1"], "go on with X").splitlines()
+    assert line == outcome.first.lines[-1] and line.count("go on with X") == 1
+
+
+def test_a_loss_is_read_as_it_is_written():
+    assert read_loss(describe_loss(12, 16, 4711, "gpu-3.lan", ENDED, "go on")) == (12, True)
+    assert read_loss(describe_loss(0, 2, 1, "b", silence(30), "go on")) == (0, False)
+    assert read_loss("error: rank 1 has another config") is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("jobs", [workers, runner])
 def test_a_request_to_stop_goes_to_every_rank(jobs, number):
+    """With ``runner`` the rank that ends first has the other one get SIGTERM, before or after its own signal."""
     heard = Heard(count=2, act=signal_me(number))
     outcome = Supervisor(jobs(PATIENT, PATIENT), heard).run()
     assert (outcome.stopped, outcome.exit_code, outcome.killed) == (True, 130, False)
-    assert {f"[{rank}] stopped by {int(number)}" for rank in range(2)} <= set(heard.texts())
+    said = [text for text in heard.texts() if "stopped by" in text]
+    assert sorted(text[:3] for text in said) == ["[0]", "[1]"]
+    assert said[0].endswith(f"stopped by {int(number)}") and (jobs is runner or said[1][3:] == said[0][3:])
     assert set(outcome.codes.values()) == {130}
 
 

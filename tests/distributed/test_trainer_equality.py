@@ -1,4 +1,4 @@
-"""`facetrain train` with one config and one global batch, on one process and divided in two ways: the same training.
+"""`facetrain train` with one config and one global batch, on one process and divided in three ways: the same training.
 
 One run has three stages: a whole head, Partial FC with all classes, and Partial FC with a sample of them. All kinds are
 compared after each; one start of the processes serves all tests.
@@ -14,11 +14,11 @@ import sys
 import numpy as np
 import pytest
 
-from facetrain.distributed.launch import find_horovodrun
+from facetrain.distributed.launch import find_horovodrun, tf_config
 from facetrain.experiment import write_run_report
 from facetrain.training.checkpoints import CheckpointStore
 from facetrain.training.metrics_log import read_metrics
-from tests.distributed.workers import ROOT, TIMEOUT_S, environment
+from tests.distributed.workers import ROOT, TIMEOUT_S, environment, free_ports
 from tests.integration.commands import SMOKE, assignments
 
 pytestmark = [
@@ -54,7 +54,7 @@ CONFIG = {
     "{name: many, synthetic: {identities: 20, images: 8, seed: 1, first_identity: 2000, pairs: 200}}]",
 }
 UPDATES = (20, 40, 50)
-KINDS = ("horovod", "mirrored")
+KINDS = ("horovod", "mirrored", "multiworker")
 
 
 def train_arguments(kind, cache):
@@ -67,10 +67,14 @@ def train_arguments(kind, cache):
 def run(folder, kind, arguments):
     """Returns the exit codes of the processes that carry out a command, and what they wrote."""
     argv = [sys.executable, "-m", "tests.distributed.trainer_worker", str(folder), *arguments]
+    extra = [{}]
     if kind == "horovod":
         argv = [find_horovodrun(), "-np", "2", *argv]
+    if kind == "multiworker":
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        extra = [{"TF_CONFIG": tf_config(hosts, index)} for index in range(2)]
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-    processes = [subprocess.Popen(argv, env=environment(), **out)]
+    processes = [subprocess.Popen(argv, env=environment(**more), **out) for more in extra]
     try:
         outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
     finally:
@@ -126,7 +130,7 @@ def test_the_log_holds_the_means_over_all_ranks(folders, kind):
         assert our.get("eval/many/threshold", 0) == pytest.approx(their.get("eval/many/threshold", 0), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["horovod"])
+@pytest.mark.parametrize("kind", ["horovod", "multiworker"])
 def test_only_the_chief_writes(folders, kind):
     """Ranks have folders of their own, in which a relative path of the config would lead."""
     assert {path.name for path in folders[kind].iterdir()} == {"rank-0", "rank-1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_silence_is_noticed_after_the_limit_and_not_before(pairs):
     assert chief.verdict() == Verdict(1, silence(LIMIT_S), told=False)
     assert LIMIT_S - 0.1 <= time.monotonic() - start
     assert second.verdict() == Verdict(1, silence(LIMIT_S), told=True)
+
+
+def test_time_in_which_all_were_stopped_is_nobodys_silence(pairs, monkeypatch):
+    """As when a machine or a whole job is suspended: nobody is lost when it goes on, but who then stays silent is."""
+    own, _ = pairs
+    jump = [0.0]
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + jump[0]))
+    chief = Rank(own, limit_s=2)
+    time.sleep(0.2)
+    jump[0] = 100.0
+    time.sleep(0.5)
+    assert not chief.verdicts
+    assert chief.verdict().reason == silence(2)
 
 
 def test_who_says_goodbye_is_not_lost(pairs):

@@ -61,3 +61,11 @@ def last_json(done: subprocess.CompletedProcess) -> dict[str, Any]:
     """Returns the JSON object on the last line of stdout."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def is_running(pid):
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

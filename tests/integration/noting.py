@@ -7,20 +7,21 @@ As ``tests.integration.recording``, with lines ``world rank pid step indices``, 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from facetrain.cli.program import run
-from facetrain.distributed.launch import find_horovodrun
+from facetrain.distributed.hosts import free_ports
+from facetrain.distributed.launch import find_horovodrun, tf_config
 from tests.integration.commands import ROOT, environment
 from tests.integration.recording import record_steps
 
-START_S, END_S = 420, 60
+START_S, END_S = 600, 60
 
 
 class Note(NamedTuple):
@@ -81,9 +82,15 @@ class Processes:
         self.started.append(process)
         return process
 
-    def start_two(self, arguments):
-        """Starts two Horovod ranks with the arguments of ``facetrain``."""
-        self.start([find_horovodrun(), "-np", "2", *noting(self.notes, *arguments)])
+    def start_two(self, arguments, kind="horovod"):
+        """Starts two Horovod ranks, or two workers of TF_CONFIG, with the arguments of ``facetrain``."""
+        command = noting(self.notes, *arguments)
+        if kind == "horovod":
+            self.start([find_horovodrun(), "-np", "2", *command])
+            return
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        for index in range(2):
+            self.start(command, TF_CONFIG=tf_config(hosts, index))
 
     def said(self, number=None):
         """Returns what one process said, or all."""
@@ -120,16 +127,11 @@ class Processes:
         return time.monotonic() - start
 
 
-def is_running(pid):
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def _who() -> list[int]:
     """Returns world, rank and process."""
+    if "TF_CONFIG" in os.environ:
+        config = json.loads(os.environ["TF_CONFIG"])
+        return [len(config["cluster"]["worker"]), config["task"]["index"], os.getpid()]
     import horovod.tensorflow as hvd
 
     return [hvd.size(), hvd.rank(), os.getpid()]

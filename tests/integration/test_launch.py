@@ -15,7 +15,7 @@ import pytest
 
 from facetrain.distributed.hosts import free_ports
 from facetrain.distributed.launch import find_horovodrun
-from facetrain.distributed.process_tree import descendants, ranks_of
+from facetrain.distributed.process_tree import descendants, kill_tree, ranks_of
 from tests.integration.commands import SMOKE, TINY, assignments, environment, facetrain, last_json, train_arguments
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -48,15 +48,16 @@ class Launched:
         """Returns when it holds; fails with the output if the training ends before."""
         until = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert self.process.poll() is None and time.monotonic() < until, "".join(self.errors[-40:])
+            if self.process.poll() is not None or time.monotonic() > until:
+                kill_tree(self.process.pid)
+                raise AssertionError("".join(self.errors[-40:]))
             time.sleep(0.1)
 
     def end(self):
         try:
             code = self.process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            for pid in [*reversed(descendants(self.process.pid)), self.process.pid]:
-                os.kill(pid, signal.SIGKILL)
+            kill_tree(self.process.pid)
             raise AssertionError("".join(self.errors[-60:])) from None
         for reader in self._readers:
             reader.join()

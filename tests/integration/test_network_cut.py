@@ -8,8 +8,8 @@ import pytest
 
 from facetrain.distributed.launch import find_horovodrun
 from facetrain.training.checkpoints import CheckpointStore
-from tests.integration.commands import train_arguments
-from tests.integration.noting import Processes, is_running, noting
+from tests.integration.commands import is_running, train_arguments
+from tests.integration.noting import Processes, noting
 from tests.integration.test_lost_ranks import SETTINGS, SILENCE_S, messages
 from tests.namespaces import cut_cable, reason_to_skip, two_hosts
 
@@ -34,7 +34,9 @@ def hosts():
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 def test_both_hosts_end_with_a_message_each(tmp_path, hosts):
     run = tmp_path / "runs" / "run"
-    arguments = train_arguments(tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 20})
+    arguments = train_arguments(
+        tmp_path / "runs", "run", **{**SETTINGS, "train__epochs": 20, "runtime__peer_timeout": SILENCE_S}
+    )
     with Processes(tmp_path) as processes:
         _start_over_ssh(processes, hosts, arguments)
         pids = processes.wait_for_step(6)
