@@ -15,6 +15,8 @@ only the times need a quiet machine.
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import os
@@ -74,10 +76,8 @@ Files = dict[str, dict[str, Path]]
 
 def paths_of(variants: Iterable[str], folder: Path) -> Files:
     """Returns where the files of a network lie, by variant and format."""
-    return {
-        variant: {name: folder / f"{number}_{name}.tflite" for name in FORMATS}
-        for number, variant in enumerate(variants)
-    }
+    numbers = {variant: list(VARIANTS).index(variant) for variant in variants}
+    return {key: {name: folder / f"{number}_{name}.tflite" for name in FORMATS} for key, number in numbers.items()}
 
 
 def write_files(
@@ -169,27 +169,39 @@ def latencies(files: Files, rounds: int, threads: int) -> dict[str, dict[str, di
 
 
 def judge(
-    files: Files, model: keras.Model, contract: Contract, evaluator: VerificationEvaluator, crops: np.ndarray
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns mean cosine with the model, 10-fold accuracy and its deviation by variant and format of ``JUDGED``."""
+    files: Files,
+    model: keras.Model,
+    contract: Contract,
+    evaluator: VerificationEvaluator,
+    crops: np.ndarray,
+    found: dict[str, dict[str, dict[str, float]]],
+    save: Callable[[], None],
+) -> None:
+    """Adds mean cosine with the model, 10-fold accuracy and its deviation by variant and format of ``JUDGED``.
+
+    Args:
+        files: what to judge.
+        model, contract: what the files were made of.
+        evaluator: of the pairs.
+        crops: what the cosine is taken over.
+        found: what is known already, to be added to.
+        save: called after each file.
+    """
     source = embedding_function(to_float32(model), contract.scaling)
-    found: dict[str, dict[str, dict[str, float]]] = {}
     known: dict[bytes, dict[str, float]] = {}  # some variants write the same file
-    for variant, paths in files.items():
-        found[variant] = {}
-        for name in JUDGED:
-            content = paths[name].read_bytes()
-            if content not in known:
-                print(f"{model.name}: verification by {variant}, {name}", file=sys.stderr)
-                embed = load_export(paths[name], os.cpu_count())
-                result = evaluator.evaluate(embed, bootstrap=0)
-                known[content] = {
-                    "cosine": measure_parity(source, embed, crops).mean_cosine,
-                    "accuracy": result.accuracy,
-                    "accuracy_std": result.accuracy_std,
-                }
-            found[variant][name] = known[content]
-    return found
+    for variant, name in itertools.product(files, JUDGED):
+        content, cells = files[variant][name].read_bytes(), found.setdefault(variant, {})
+        if name not in cells and content not in known:
+            print(f"{model.name}: verification by {variant}, {name}", file=sys.stderr)
+            embed = load_export(files[variant][name], os.cpu_count())
+            result = evaluator.evaluate(embed, bootstrap=0)
+            known[content] = {
+                "cosine": measure_parity(source, embed, crops).mean_cosine,
+                "accuracy": result.accuracy,
+                "accuracy_std": result.accuracy_std,
+            }
+        known[content] = cells[name] = cells.get(name) or known[content]
+        save()
 
 
 def place_of(work: Path, name: str, best: Path, count: int) -> Path:
@@ -199,23 +211,27 @@ def place_of(work: Path, name: str, best: Path, count: int) -> Path:
     return place
 
 
-def write_and_verify(best: Path, folder: Path, choice: CropChoice, pairs: Path, verify: bool) -> None:
-    """Writes the files of a trained network into a folder, and ``verify.json`` if asked for."""
+def write_and_verify(
+    best: Path, folder: Path, variants: Mapping[str, list[Any]], choice: CropChoice, pairs: Path, verify: bool
+) -> None:
+    """Writes the files of a trained network into a folder, and adds to its ``verify.json`` if asked for."""
     model, contract = load_embedding_model(best)
     crops: Crops = choose_crops(choice, contract.input_size)
-    files = write_files(model, contract, VARIANTS, crops.calibration, folder)
+    files, target = write_files(model, contract, variants, crops.calibration, folder), folder / "verify.json"
     if verify:
         evaluator = VerificationEvaluator(pairs, contract.input_size, flip=contract.flip_fusion)
-        trained = evaluator.evaluate(embedding_function(model, contract.scaling), bootstrap=0)
-        judged = judge(files, model, contract, evaluator, crops.parity)
-        found = {"parameters": model.count_params(), "accuracy": trained.accuracy, "variants": judged}
-        write_json(folder / "verify.json", found)
+        found = read(target)
+        if not found:
+            trained = evaluator.evaluate(embedding_function(model, contract.scaling), bootstrap=0)
+            found = {"parameters": model.count_params(), "accuracy": trained.accuracy, "variants": {}}
+        save = functools.partial(write_json, target, found)
+        judge(files, model, contract, evaluator, crops.parity, found["variants"], save)
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
     """Returns what a folder holds of a network: figures by variant and format, and the int8 layers by variant."""
     verified, timed = read(folder / "verify.json"), read(folder / "time.json")
-    files = paths_of(VARIANTS, folder)
+    files = {key: paths for key, paths in paths_of(VARIANTS, folder).items() if any(map(Path.is_file, paths.values()))}
     rows = {
         variant: {name: {**cell_of(timed, variant, name), **cell_of(verified, variant, name)} for name in FORMATS}
         for variant in files
@@ -292,9 +308,10 @@ def plot(networks: Mapping[str, Any], target: Path) -> None:
 
     figure = Figure(figsize=(7 * len(networks), 4.5))
     for axes, (network, found) in zip(np.atleast_1d(figure.subplots(1, len(networks), sharey=True)), networks.items()):
-        variants = list(found["variants"])
+        timed = {key: row for key, row in found["variants"].items() if all("ratio" in row[name] for name in FORMATS)}
+        variants = list(timed)
         for place, name in enumerate(FORMATS):
-            cells = [found["variants"][variant][name] for variant in variants]
+            cells = [timed[variant][name] for variant in variants]
             middle = np.array([cell["ratio"] for cell in cells])
             ends = np.array([[cell["ratio_25"], cell["ratio_75"]] for cell in cells]).T
             rows = np.arange(len(variants)) + 0.18 * (place - 1.5)
@@ -324,6 +341,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(RECIPES), help="measure one network")
     parser.add_argument("--work", type=Path, default=Path("bench_export"), help="folder of the files and figures")
     parser.add_argument("--part", choices=PARTS, action="append", help="do some parts; else all")
+    parser.add_argument("--surgery", choices=list(VARIANTS), action="append", help="beside none; else all of the table")
     parser.add_argument("--out", type=Path, help="PNG to draw the ratios to")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -338,11 +356,12 @@ def main() -> None:
     runs = {name: given[name] or trained_run(name, folder, data, pairs, arguments.epochs) for name in names}
     choice, parts = CropChoice(data=data, count=arguments.count), arguments.part or PARTS
     places = {name: place_of(arguments.work, name, best, arguments.count) for name, best in runs.items()}
+    variants = {key: VARIANTS[key] for key in VARIANTS if key in (SOURCE, *(arguments.surgery or VARIANTS))}
     for name, place in places.items():
         if "write" in parts or "verify" in parts:
-            write_and_verify(runs[name], place, choice, pairs, "verify" in parts)
+            write_and_verify(runs[name], place, variants, choice, pairs, "verify" in parts)
         if "time" in parts:
-            times = latencies(paths_of(VARIANTS, place), arguments.rounds, arguments.threads)
+            times = latencies(paths_of(variants, place), arguments.rounds, arguments.threads)
             settings = {"rounds": arguments.rounds, "threads": arguments.threads}
             write_json(place / "time.json", {**settings, "variants": times})
     networks = {name: figures_of(place) for name, place in places.items()}

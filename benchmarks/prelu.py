@@ -177,13 +177,14 @@ def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
 def measure(
     work: Path, names: Sequence[str], formats: Sequence[str], threads: Sequence[int], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row for each network, format, runtime, number of threads and form."""
+    """Yields a row for each network, format, runtime, number of threads and form that has been written."""
     for name in names:
         for format in formats:
             for runtime in ("onnxruntime",) if format == "onnx" else RUNTIMES:
                 for count in threads:
                     delegated = RUNTIMES.get(runtime, False)
                     paths = {form: path_of(work, name, form, format) for form in (SOURCE, *FORMS, BOUND)}
+                    paths = {form: path for form, path in paths.items() if path.is_file()}
                     times = take_turns({form: runner(path, delegated, count) for form, path in paths.items()}, rounds)
                     same = {"network": name, "format": FORMATS[format], "runtime": runtime, "threads": count}
                     for form, own in times.items():
@@ -191,27 +192,28 @@ def measure(
 
 
 def summary(own: list[float], source: list[float]) -> dict[str, float]:
-    """Returns the median time, and the median and quartiles of the ratios of neighbouring calls."""
+    """Returns the median time, median and quartiles of the ratios of neighbouring calls, and that of the least times."""
     low, middle, high = np.percentile([mine / theirs for mine, theirs in zip(own, source)], [25, 50, 75])
     return {
         "median_ms": statistics.median(own),
         "ratio": float(middle),
         "ratio_25": float(low),
         "ratio_75": float(high),
+        "ratio_of_least": min(own) / min(source),
     }
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Prints a table for each network: a line for each setting, milliseconds with PReLU, ratios of the forms."""
-    forms = [SOURCE, *FORMS, BOUND]
+    forms = [*FORMS, BOUND]
     for name in dict.fromkeys(row["network"] for row in rows):
-        print(f"\n{name}\n\n| | {' | '.join(forms)} |\n{'|---' * (1 + len(forms))}|")
-        own = [row for row in rows if row["network"] == name]
-        for start in range(0, len(own), len(forms)):
-            first, *others = own[start : start + len(forms)]
-            cells = [f"{first['median_ms']:.2f} ms", *(f"{row['ratio']:.2f}" for row in others)]
-            setting = f"{first['format']}, {first['runtime']}, {first['threads']}"
-            print(f"| {setting} | {' | '.join(cells)} |")
+        print(f"\n{name}\n\n| | {' | '.join([SOURCE, *forms])} |\n{'|---' * (2 + len(forms))}|")
+        settings: dict[str, dict[str, Any]] = {}
+        for row in (row for row in rows if row["network"] == name):
+            settings.setdefault(f"{row['format']}, {row['runtime']}, {row['threads']}", {})[row["form"]] = row
+        for setting, found in settings.items():
+            cells = [f"{found[form]['ratio']:.2f}" if form in found else "" for form in forms]
+            print(f"| {setting} | {found[SOURCE]['median_ms']:.2f} ms | {' | '.join(cells)} |")
 
 
 def main() -> None:

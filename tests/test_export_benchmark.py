@@ -49,13 +49,19 @@ def test_from_rewriting_to_verification(benchmark, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(benchmark, "FORMATS", {name: benchmark.FORMATS[name] for name in benchmark.JUDGED})
     chosen = ("none", "set_batch_size", "fuse_conv_bn, prelu_to_depthwise", "fold_input_scaling")
     variants = {name: benchmark.VARIANTS[name] for name in (*chosen, "PReLU -> ReLU (not equal)")}
+    monkeypatch.setattr(benchmark, "VARIANTS", variants)
     model, images = fill(tiny_model("mixed_bfloat16")), crops(12)
     files = benchmark.write_files(model, contract(scaling="zero_one_255"), variants, images, tmp_path)
     assert read_contract(files["fold_input_scaling"]["tflite"])["scaling"] == "raw"
     encoded = [cv2.imencode(".png", image)[1].tobytes() for image in images]
     pairs = PairSet(encoded, np.tile([True, False], 10), np.arange(40).reshape(20, 2) % 12)
     evaluator = VerificationEvaluator(pairs, SIZE, flip=False)
-    judged = benchmark.judge(files, model, contract(scaling="zero_one_255"), evaluator, images)
+    judged, saved = {}, []
+    given = (files, model, contract(scaling="zero_one_255"), evaluator, images, judged)
+    benchmark.judge(*given, lambda: saved.append(1))
+    assert len(saved) == 2 * len(variants)
+    monkeypatch.setattr(evaluator, "evaluate", None)  # what is known is not verified again
+    benchmark.judge(*given, lambda: saved.append(1))
     times = benchmark.latencies(files, 3, 1)
     for variant in chosen:
         plain, whole = judged[variant]["tflite"], judged[variant]["tflite_int8"]
@@ -67,7 +73,6 @@ def test_from_rewriting_to_verification(benchmark, tmp_path, monkeypatch, capsys
     assert times["none"]["tflite"]["same_file"] and not times[chosen[2]]["tflite"]["same_file"]
     verified = {"parameters": model.count_params(), "accuracy": 0.5, "variants": judged}
     write_json(tmp_path / "verify.json", verified)
-    monkeypatch.setattr(benchmark, "VARIANTS", variants)
     benchmark.show({"tiny": benchmark.figures_of(tmp_path)})
     said = capsys.readouterr().out.splitlines()
     assert said[5].startswith("| none |  |") and f"{judged['none']['tflite']['accuracy']:.4f}" in said[5]
