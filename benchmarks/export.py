@@ -18,7 +18,6 @@ import argparse
 import functools
 import itertools
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -220,10 +219,7 @@ def write_and_verify(
     files, target = write_files(model, contract, variants, crops.calibration, folder), folder / "verify.json"
     if verify:
         evaluator = VerificationEvaluator(pairs, contract.input_size, flip=contract.flip_fusion)
-        found = read(target)
-        if not found:
-            trained = evaluator.evaluate(embedding_function(model, contract.scaling), bootstrap=0)
-            found = {"parameters": model.count_params(), "accuracy": trained.accuracy, "variants": {}}
+        found = read(target) or {"parameters": model.count_params(), "variants": {}}
         save = functools.partial(write_json, target, found)
         judge(files, model, contract, evaluator, crops.parity, found["variants"], save)
 
@@ -273,8 +269,7 @@ def show(networks: Mapping[str, Any]) -> None:
     """Prints for each network ms without surgery, ratios (quartiles) with it, verification; layers that lose most."""
     judged = [f"{FORMATS[name]} {what}" for name in JUDGED for what in ("accuracy", "cosine")]
     for network, found in networks.items():
-        parameters, accuracy = found.get("parameters", 0), found.get("accuracy", math.nan)
-        print(f"\n{network}: {parameters:,} parameters, {accuracy:.4f} as trained\n")
+        print(f"\n{network}: {found['parameters']:,} parameters\n" if "parameters" in found else f"\n{network}\n")
         print(f"| surgery | {' | '.join([*FORMATS.values(), *judged])} |")
         print("|---" * (1 + len(FORMATS) + len(judged)) + "|")
         for variant, row in found["variants"].items():
