@@ -192,7 +192,7 @@ def measure(
 
 
 def summary(own: list[float], source: list[float]) -> dict[str, float]:
-    """Returns the median time, the median and quartiles of the ratios of neighbouring calls, that of the least times."""
+    """Returns the median time, median and quartiles of the ratios of neighbouring calls, ratio of the least times."""
     low, middle, high = np.percentile([mine / theirs for mine, theirs in zip(own, source)], [25, 50, 75])
     return {
         "median_ms": statistics.median(own),
