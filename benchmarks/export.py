@@ -4,20 +4,24 @@ Each network, trained on the generated people of `make demo`, is rewritten by ea
 All files of one network take turns, call by call, in one process; a ratio is that of a call to the call of the model
 without surgery in the same turn and format, given as the median and the quartiles over the turns. Times include what
 turns uint8 pixels into the input. Verification goes by the file itself, with the mirror images if the contract says so.
+Files and figures lie in --work: what is written already is taken as it is, and each part can be asked for alone, for
+only the times need a quiet machine.
 
     python benchmarks/export.py                             # makes demo_out and trains in it what is not there yet
-    python benchmarks/export.py --mobilefacenet demo_out/runs/demo/best --rounds 201 --out latency.png
+    python benchmarks/export.py --mobilefacenet demo_out/runs/demo/best --part verify
+    python benchmarks/export.py --part time --rounds 201 --out latency.png
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -33,10 +37,12 @@ from tensorflow import keras
 from facetrain import experiment, surgery
 from facetrain.config import load_config
 from facetrain.evaluation.evaluators import VerificationEvaluator
-from facetrain.experiment.crops import CropChoice, choose_crops
-from facetrain.export import EXPORTERS, load_export, to_float32
+from facetrain.experiment.crops import CropChoice, Crops, choose_crops
+from facetrain.export import EXPORTERS, load_export, read_contract, to_float32
 from facetrain.export.parity import measure_parity
+from facetrain.files import atomic_path, sha256_file, write_json
 from facetrain.models import Contract, embedding_function, load_embedding_model
+from facetrain.models.embedding_model import MODEL_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = "none"
@@ -58,36 +64,51 @@ FORMATS = {
     "tflite_dynamic": "dynamic",
     "tflite_int8": "int8",
 }
-JUDGED = ("tflite", "tflite_int8")
+INT8 = "tflite_int8"
+JUDGED = ("tflite", INT8)
+PARTS = ("write", "verify", "time")
+# Variants of which the layers that lose most in int8 are shown, and how many.
+LAYERS_OF, WORST = (SOURCE, "fuse_conv_bn, prelu_to_depthwise", "the same, bitwise"), 6
 RECIPES = {"mobilefacenet": "demo", "iresnet18": "demo_iresnet18"}
 Files = dict[str, dict[str, Path]]
+
+
+def paths_of(variants: Iterable[str], folder: Path) -> Files:
+    """Returns where the files of a network lie, by variant and format."""
+    numbers = {variant: list(VARIANTS).index(variant) for variant in variants}
+    return {key: {name: folder / f"{number}_{name}.tflite" for name in FORMATS} for key, number in numbers.items()}
 
 
 def write_files(
     model: keras.Model, contract: Contract, variants: Mapping[str, list[Any]], crops: np.ndarray, folder: Path
 ) -> Files:
-    """Writes each variant of a model in each format.
+    """Writes each variant of a model in each format, where it is not there yet.
 
     Args:
         model: any precision; its float32 twin is what is rewritten.
         contract: of the model.
         variants: surgeries by the name of the variant.
         crops: what int8 is calibrated on.
-        folder: where to write to.
+        folder: where to write to; beside an int8 file lie the errors of its layers.
     Returns:
         paths by variant and format.
     """
-    twin, files = to_float32(model), {}
-    for number, (variant, steps) in enumerate(variants.items()):
+    twin, files = to_float32(model), paths_of(variants, folder)
+    for variant, steps in variants.items():
+        missing = {name: path for name, path in files[variant].items() if not path.is_file()}
+        if not missing:
+            continue
         print(f"{model.name}: {variant}", file=sys.stderr)
         new = surgery.apply(twin, with_scaling(steps, contract.scaling)) if steps else twin
         scaling = "raw" if "fold_input_scaling" in names_of(steps) else contract.scaling
         own = Contract.from_dict({**contract.to_dict(), "scaling": scaling})
-        files[variant] = {}
-        for name in FORMATS:
-            spec = {"name": name, **({"representative": crops} if name == "tflite_int8" else {})}
-            path = files[variant][name] = folder / f"{model.name}_{number}_{name}.tflite"
-            EXPORTERS.build(spec).write(new, own, path)
+        for name, path in missing.items():
+            exporter = EXPORTERS.build({"name": name, **({"representative": crops} if name == INT8 else {})})
+            with atomic_path(path) as temporary:
+                exporter.write(new, own, temporary)
+                if name == INT8:
+                    errors = [error.to_dict() for error in exporter.layer_errors]
+                    write_json(path.with_suffix(".json"), {"layers": errors})
     return files
 
 
@@ -125,8 +146,9 @@ def summary(own: list[float], source: list[float]) -> dict[str, float]:
     }
 
 
-def latencies(files: Files, rounds: int, threads: int, size: int) -> dict[str, dict[str, dict[str, Any]]]:
+def latencies(files: Files, rounds: int, threads: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns ``summary`` and the size in bytes by variant and format."""
+    size = read_contract(next(iter(files[SOURCE].values())))["input_size"]
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     calls = {}
     for name in FORMATS:  # all of one format are neighbours
@@ -146,41 +168,82 @@ def latencies(files: Files, rounds: int, threads: int, size: int) -> dict[str, d
 
 
 def judge(
-    files: Files, model: keras.Model, contract: Contract, evaluator: VerificationEvaluator, crops: np.ndarray
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns mean cosine with the model, 10-fold accuracy and its deviation by variant and format of ``JUDGED``."""
+    files: Files,
+    model: keras.Model,
+    contract: Contract,
+    evaluator: VerificationEvaluator,
+    crops: np.ndarray,
+    found: dict[str, dict[str, dict[str, float]]],
+    save: Callable[[], None],
+) -> None:
+    """Adds mean cosine with the model, 10-fold accuracy and its deviation by variant and format of ``JUDGED``.
+
+    Args:
+        files: what to judge.
+        model, contract: what the files were made of.
+        evaluator: of the pairs.
+        crops: what the cosine is taken over.
+        found: what is known already, to be added to.
+        save: called after each file.
+    """
     source = embedding_function(to_float32(model), contract.scaling)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for variant, paths in files.items():
-        found[variant] = {}
-        for name in JUDGED:
+    known: dict[bytes, dict[str, float]] = {}  # some variants write the same file
+    for variant, name in itertools.product(files, JUDGED):
+        content, cells = files[variant][name].read_bytes(), found.setdefault(variant, {})
+        if name not in cells and content not in known:
             print(f"{model.name}: verification by {variant}, {name}", file=sys.stderr)
-            embed = load_export(paths[name], os.cpu_count())
+            embed = load_export(files[variant][name], os.cpu_count())
             result = evaluator.evaluate(embed, bootstrap=0)
-            found[variant][name] = {
+            known[content] = {
                 "cosine": measure_parity(source, embed, crops).mean_cosine,
                 "accuracy": result.accuracy,
                 "accuracy_std": result.accuracy_std,
             }
-    return found
+        known[content] = cells[name] = cells.get(name) or known[content]
+        save()
 
 
-def measure(folder: Path, choice: CropChoice, pairs: Path, rounds: int, threads: int) -> dict[str, Any]:
-    """Returns all figures of one trained network."""
-    model, contract = load_embedding_model(folder)
-    size = contract.input_size
-    crops = choose_crops(choice, size)
-    evaluator = VerificationEvaluator(pairs, size, flip=contract.flip_fusion)
-    trained = evaluator.evaluate(embedding_function(model, contract.scaling), bootstrap=0)
-    with tempfile.TemporaryDirectory() as temporary:
-        files = write_files(model, contract, VARIANTS, crops.calibration, Path(temporary))
-        times = latencies(files, rounds, threads, size)
-        judged = judge(files, model, contract, evaluator, crops.parity)
+def place_of(work: Path, name: str, best: Path, count: int) -> Path:
+    """Returns the folder, made if need be, of what belongs to one trained model and number of crops."""
+    place = work / f"{name}_{sha256_file(best / MODEL_FILE)[:8]}_{count}"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def write_and_verify(
+    best: Path, folder: Path, variants: Mapping[str, list[Any]], choice: CropChoice, pairs: Path, verify: bool
+) -> None:
+    """Writes the files of a trained network into a folder, and adds to its ``verify.json`` if asked for."""
+    model, contract = load_embedding_model(best)
+    crops: Crops = choose_crops(choice, contract.input_size)
+    files, target = write_files(model, contract, variants, crops.calibration, folder), folder / "verify.json"
+    if verify:
+        evaluator = VerificationEvaluator(pairs, contract.input_size, flip=contract.flip_fusion)
+        found = read(target) or {"parameters": model.count_params(), "variants": {}}
+        save = functools.partial(write_json, target, found)
+        judge(files, model, contract, evaluator, crops.parity, found["variants"], save)
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """Returns what a folder holds of a network: figures by variant and format, and the int8 layers by variant."""
+    verified, timed = read(folder / "verify.json"), read(folder / "time.json")
+    files = {key: paths for key, paths in paths_of(VARIANTS, folder).items() if any(map(Path.is_file, paths.values()))}
     rows = {
-        variant: {name: {**times[variant][name], **judged[variant].get(name, {})} for name in FORMATS}
+        variant: {name: {**cell_of(timed, variant, name), **cell_of(verified, variant, name)} for name in FORMATS}
         for variant in files
     }
-    return {"parameters": model.count_params(), "accuracy": trained.accuracy, "variants": rows}
+    layers = {variant: read(paths[INT8].with_suffix(".json")).get("layers", []) for variant, paths in files.items()}
+    return {**timed, **verified, "variants": rows, "layers": layers}
+
+
+def cell_of(found: Mapping[str, Any], variant: str, name: str) -> dict[str, Any]:
+    """Returns the figures of a variant in a format, nothing if there are none."""
+    return found.get("variants", {}).get(variant, {}).get(name, {})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Returns what a JSON file holds, nothing if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def trained_run(name: str, folder: Path, data: Path, pairs: Path, epochs: float) -> Path:
@@ -203,24 +266,35 @@ def trained_run(name: str, folder: Path, data: Path, pairs: Path, epochs: float)
 
 
 def show(networks: Mapping[str, Any]) -> None:
-    """Prints a table for each network: ms without surgery, ratios (quartiles) with it, verification."""
+    """Prints for each network ms without surgery, ratios (quartiles) with it, verification; layers that lose most."""
     judged = [f"{FORMATS[name]} {what}" for name in JUDGED for what in ("accuracy", "cosine")]
     for network, found in networks.items():
-        print(f"\n{network}: {found['parameters']:,} parameters, {found['accuracy']:.4f} as trained\n")
+        print(f"\n{network}: {found['parameters']:,} parameters\n" if "parameters" in found else f"\n{network}\n")
         print(f"| surgery | {' | '.join([*FORMATS.values(), *judged])} |")
         print("|---" * (1 + len(FORMATS) + len(judged)) + "|")
         for variant, row in found["variants"].items():
             cells = [time_of(row[name], variant == SOURCE) for name in FORMATS]
-            ends = [f"{row[name]['accuracy']:.4f} | {row[name]['cosine']:.5f}" for name in JUDGED]
+            ends = [verification_of(row[name]) for name in JUDGED]
             print(f"| {variant} | {' | '.join([*cells, *ends])} |")
+        print("\n| surgery | layer | operation | steps |\n|---|---|---|---|")
+        for variant in LAYERS_OF:
+            for layer in found["layers"].get(variant, [])[:WORST]:
+                print(f"| {variant} | {layer['layer']} | {layer['operation']} | {layer['steps']:.2f} |")
 
 
 def time_of(cell: Mapping[str, Any], is_source: bool) -> str:
-    """Returns a cell of the table."""
+    """Returns a cell of the table; empty where nothing was measured."""
+    if "ratio" not in cell:
+        return ""
     if is_source:
         return f"{cell['median_ms']:.2f} ms"
     ratio = f"{cell['ratio']:.3f} ({cell['ratio_25']:.2f} to {cell['ratio_75']:.2f})"
     return f"{ratio}, same file" if cell["same_file"] else ratio
+
+
+def verification_of(cell: Mapping[str, Any]) -> str:
+    """Returns two cells of the table; empty where nothing was verified."""
+    return f"{cell['accuracy']:.4f} | {cell['cosine']:.5f}" if "accuracy" in cell else " | "
 
 
 def plot(networks: Mapping[str, Any], target: Path) -> None:
@@ -229,9 +303,10 @@ def plot(networks: Mapping[str, Any], target: Path) -> None:
 
     figure = Figure(figsize=(7 * len(networks), 4.5))
     for axes, (network, found) in zip(np.atleast_1d(figure.subplots(1, len(networks), sharey=True)), networks.items()):
-        variants = list(found["variants"])
+        timed = {key: row for key, row in found["variants"].items() if all("ratio" in row[name] for name in FORMATS)}
+        variants = list(timed)
         for place, name in enumerate(FORMATS):
-            cells = [found["variants"][variant][name] for variant in variants]
+            cells = [timed[variant][name] for variant in variants]
             middle = np.array([cell["ratio"] for cell in cells])
             ends = np.array([[cell["ratio_25"], cell["ratio_75"]] for cell in cells]).T
             rows = np.arange(len(variants)) + 0.18 * (place - 1.5)
@@ -259,6 +334,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=101, help="turns of the watch")
     parser.add_argument("--threads", type=int, default=1, help="of the interpreter")
     parser.add_argument("--only", choices=list(RECIPES), help="measure one network")
+    parser.add_argument("--work", type=Path, default=Path("bench_export"), help="folder of the files and figures")
+    parser.add_argument("--part", choices=PARTS, action="append", help="do some parts; else all")
+    parser.add_argument("--surgery", choices=list(VARIANTS), action="append", help="beside none; else all of the table")
     parser.add_argument("--out", type=Path, help="PNG to draw the ratios to")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -271,12 +349,21 @@ def main() -> None:
             parser.error(f"{data} and {pairs} are not both there; name --data and --pairs, or run scripts/demo.sh")
         subprocess.run([str(ROOT / "scripts" / "demo.sh"), str(folder)], check=True, stdout=sys.stderr)
     runs = {name: given[name] or trained_run(name, folder, data, pairs, arguments.epochs) for name in names}
-    choice = CropChoice(data=data, count=arguments.count)
-    networks = {name: measure(runs[name], choice, pairs, arguments.rounds, arguments.threads) for name in names}
+    choice, parts = CropChoice(data=data, count=arguments.count), arguments.part or PARTS
+    places = {name: place_of(arguments.work, name, best, arguments.count) for name, best in runs.items()}
+    variants = {key: VARIANTS[key] for key in VARIANTS if key in (SOURCE, *(arguments.surgery or VARIANTS))}
+    for name, place in places.items():
+        if "write" in parts or "verify" in parts:
+            write_and_verify(runs[name], place, variants, choice, pairs, "verify" in parts)
+        if "time" in parts:
+            times = latencies(paths_of(variants, place), arguments.rounds, arguments.threads)
+            settings = {"rounds": arguments.rounds, "threads": arguments.threads}
+            write_json(place / "time.json", {**settings, "variants": times})
+    networks = {name: figures_of(place) for name, place in places.items()}
     if arguments.out:
         plot(networks, arguments.out)
     if arguments.json:
-        print(json.dumps({"threads": arguments.threads, "rounds": arguments.rounds, "networks": networks}))
+        print(json.dumps({"networks": networks}))
     else:
         show(networks)
 

@@ -9,6 +9,7 @@ import pytest
 from facetrain.evaluation import PairSet
 from facetrain.evaluation.evaluators import VerificationEvaluator
 from facetrain.export import read_contract
+from facetrain.files import write_json
 from facetrain.surgery import SURGERIES
 from tests.export.helpers import SIZE, contract, crops, tiny_model
 from tests.scripts import load_script
@@ -48,14 +49,20 @@ def test_from_rewriting_to_verification(benchmark, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(benchmark, "FORMATS", {name: benchmark.FORMATS[name] for name in benchmark.JUDGED})
     chosen = ("none", "set_batch_size", "fuse_conv_bn, prelu_to_depthwise", "fold_input_scaling")
     variants = {name: benchmark.VARIANTS[name] for name in (*chosen, "PReLU -> ReLU (not equal)")}
+    monkeypatch.setattr(benchmark, "VARIANTS", variants)
     model, images = fill(tiny_model("mixed_bfloat16")), crops(12)
     files = benchmark.write_files(model, contract(scaling="zero_one_255"), variants, images, tmp_path)
     assert read_contract(files["fold_input_scaling"]["tflite"])["scaling"] == "raw"
     encoded = [cv2.imencode(".png", image)[1].tobytes() for image in images]
     pairs = PairSet(encoded, np.tile([True, False], 10), np.arange(40).reshape(20, 2) % 12)
     evaluator = VerificationEvaluator(pairs, SIZE, flip=False)
-    judged = benchmark.judge(files, model, contract(scaling="zero_one_255"), evaluator, images)
-    times = benchmark.latencies(files, 3, 1, SIZE)
+    judged, saved = {}, []
+    given = (files, model, contract(scaling="zero_one_255"), evaluator, images, judged)
+    benchmark.judge(*given, lambda: saved.append(1))
+    assert len(saved) == 2 * len(variants)
+    monkeypatch.setattr(evaluator, "evaluate", None)  # what is known is not verified again
+    benchmark.judge(*given, lambda: saved.append(1))
+    times = benchmark.latencies(files, 3, 1)
     for variant in chosen:
         plain, whole = judged[variant]["tflite"], judged[variant]["tflite_int8"]
         # The tiny model's slopes and statistics are random, so int8 is coarse.
@@ -64,12 +71,19 @@ def test_from_rewriting_to_verification(benchmark, tmp_path, monkeypatch, capsys
         assert all(cell["median_ms"] > 0 and cell["ratio"] > 0 for cell in times[variant].values())
     assert judged["PReLU -> ReLU (not equal)"]["tflite"]["cosine"] < 0.9999
     assert times["none"]["tflite"]["same_file"] and not times[chosen[2]]["tflite"]["same_file"]
-    rows = {key: {name: {**times[key][name], **judged[key][name]} for name in benchmark.FORMATS} for key in files}
-    networks = {"tiny": {"parameters": model.count_params(), "accuracy": 0.5, "variants": rows}}
+    verified = {"parameters": model.count_params(), "variants": judged}
+    write_json(tmp_path / "verify.json", verified)
+    benchmark.show({"tiny": benchmark.figures_of(tmp_path)})
+    said = capsys.readouterr().out.splitlines()
+    assert said[5].startswith("| none |  |") and f"{judged['none']['tflite']['accuracy']:.4f}" in said[5]
+    write_json(tmp_path / "time.json", {"rounds": 3, "threads": 1, "variants": times})
+    networks = {"tiny": benchmark.figures_of(tmp_path)}
     benchmark.show(networks)
     said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("tiny: ") and len(said) == 5 + len(variants)
-    assert said[5].startswith("| none | ") and " ms | " in said[5] and said[6].startswith("| set_batch_size | ")
-    assert len({line.count("|") for line in said[3:]}) == 1
+    assert said[1].startswith("tiny: ") and said[5].startswith("| none | ") and " ms | " in said[5]
+    assert said[6].startswith("| set_batch_size | ") and said[4 + len(variants)].startswith("| PReLU -> ReLU")
+    assert len({line.count("|") for line in said[3 : 5 + len(variants)]}) == 1
+    worst = networks["tiny"]["layers"]["none"][0]
+    assert said[8 + len(variants)] == f"| none | {worst['layer']} | {worst['operation']} | {worst['steps']:.2f} |"
     benchmark.plot(networks, tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")

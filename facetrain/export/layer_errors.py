@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from facetrain.errors import InputError, did_you_mean
 from facetrain.export.parity import ExportError
 
 _NUM_BATCHES = 8
+_READ = re.compile(r"/ReadVariableOp\d*$")
 _OUTPUT_TENSOR, OUTPUT_NAME = "StatefulPartitionedCall", "embedding"
 
 
@@ -122,8 +124,11 @@ def _fits(error: LayerError, patterns: Sequence[str]) -> bool:
 
 
 def _layer_of(tensor: str, model_name: str) -> str:
-    """Returns the path of a layer: names of fused operations are joined by ``;``, the one that computes comes last."""
-    parts = tensor.split(";")[-1].split("/")
+    """Returns the path of a layer: names of fused operations are joined by ``;``, the one that computes comes last.
+
+    Where a bias is read, the bias comes last, as an operation of that layer too.
+    """
+    parts = _READ.sub("", tensor.split(";")[-1]).split("/")
     if parts[0].startswith(_OUTPUT_TENSOR):
         return OUTPUT_NAME
     parts = parts[1:] if parts[0] == model_name and len(parts) > 1 else parts

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from facetrain.errors import InputError
 from facetrain.export import EXPORTERS, ExportError, export_model, read_savedmodel_contract, read_tflite_contract
+from facetrain.export.runtimes import load_tflite
 from facetrain.images import scale_pixels
 from tests.export.helpers import DIMENSION, SIZE, contract, crops, tiny_model
 
@@ -53,6 +54,19 @@ def test_tflite_takes_pixels_and_has_its_scaling_inside(model, tflite):
     (given,), (returned,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert given["shape"].tolist() == [1, SIZE, SIZE, 3] and given["dtype"] == np.float32
     assert returned["shape"].tolist() == [1, DIMENSION]
+
+
+def test_tflite_is_run_by_xnnpack_as_on_a_phone(tflite, monkeypatch):
+    made = []
+
+    class Kept(tf.lite.Interpreter):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(tf.lite, "Interpreter", Kept)
+    load_tflite(Path(tflite.path), threads=1)(crops(1))
+    assert "DELEGATE" in [details["op_name"] for details in made[0]._get_ops_details()]
 
 
 def test_contract_is_inside_and_beside(saved_model, tflite):

@@ -147,6 +147,7 @@ def test_representative_crops_are_checked(model, tmp_path, representative, part)
     [
         ("tiny/bn/FusedBatchNormV3;tiny/inner/dw/depthwise1", "inner/dw"),
         ("StatefulPartitionedCall:0", "embedding"),
+        ("tiny/a/conv/BiasAdd;tiny/dw/depthwise;tiny/a/conv/Conv2D;tiny/a/conv/BiasAdd/ReadVariableOp1", "a/conv"),
         ("sub", "sub"),
         ("other/conv/Conv2D", "other/conv"),
     ],

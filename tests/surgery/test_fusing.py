@@ -20,7 +20,11 @@ LINEAR = {
     "depthwise": (lambda **a: layers.DepthwiseConv2D(3, depth_multiplier=2, **a), (5, 4, 2)),
     "own_depthwise": (lambda **a: FastDepthwiseConv2D(3, padding="same", **a), (5, 4, 2)),
     "separable": (lambda **a: layers.SeparableConv2D(3, 3, depth_multiplier=2, **a), (5, 4, 2)),
+    "depthwise_1d": (lambda **a: layers.DepthwiseConv1D(3, depth_multiplier=2, **a), (5, 2)),
+    "separable_1d": (lambda **a: layers.SeparableConv1D(3, 2, depth_multiplier=2, **a), (5, 2)),
     "transposed": (lambda **a: layers.Conv2DTranspose(3, 3, 2, **a), (3, 2, 2)),
+    "transposed_1d": (lambda **a: layers.Conv1DTranspose(3, 3, 2, **a), (4, 2)),
+    "transposed_3d": (lambda **a: layers.Conv3DTranspose(3, 2, 2, padding="same", **a), (2, 3, 2, 2)),
     "dense": (lambda **a: layers.Dense(3, **a), (4,)),
     "dense_on_maps": (lambda **a: layers.Dense(3, **a), (2, 3, 4)),
 }
