@@ -19,10 +19,8 @@ import functools
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 
 import numpy as np
 from tensorflow import keras
+from turns import summary, take_turns
 
 from facetrain import experiment, surgery
 from facetrain.config import load_config
@@ -120,30 +119,6 @@ def names_of(steps: Iterable[Any]) -> list[str]:
 def with_scaling(steps: Iterable[Any], scaling: str) -> list[Any]:
     """Returns surgeries, of which the one that folds the scaling is told which."""
     return [{**step, "scaling": scaling} if step == {"name": "fold_input_scaling"} else step for step in steps]
-
-
-def take_turns(calls: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """Returns milliseconds of each call in each round; every second round goes through them from behind."""
-    times: dict[Any, list[float]] = {key: [] for key in calls}
-    for number in range(-2, rounds):
-        for key in list(calls)[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
-            calls[key]()
-            if number >= 0:
-                times[key].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def summary(own: list[float], source: list[float]) -> dict[str, float]:
-    """Returns the median time and the median and quartiles of the ratios of neighbouring calls."""
-    ratios = [mine / theirs for mine, theirs in zip(own, source)]
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return {
-        "median_ms": statistics.median(own),
-        "ratio": float(middle),
-        "ratio_25": float(low),
-        "ratio_75": float(high),
-    }
 
 
 def latencies(files: Files, rounds: int, threads: int) -> dict[str, dict[str, dict[str, Any]]]:

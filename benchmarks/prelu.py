@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
+from turns import summary, take_turns
 
 from facetrain import surgery
 from facetrain.export import EXPORTERS
@@ -162,18 +161,6 @@ def runner(path: Path, delegated: bool, threads: int) -> Callable[[], Any]:
     return interpreter.invoke
 
 
-def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Returns milliseconds of each call in each round; every second round goes through them from behind."""
-    times: dict[str, list[float]] = {form: [] for form in calls}
-    for number in range(-2, rounds):
-        for form in list(calls)[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
-            calls[form]()
-            if number >= 0:
-                times[form].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
 def measure(
     work: Path, names: Sequence[str], formats: Sequence[str], threads: Sequence[int], rounds: int
 ) -> Iterator[dict[str, Any]]:
@@ -188,19 +175,8 @@ def measure(
                     times = take_turns({form: runner(path, delegated, count) for form, path in paths.items()}, rounds)
                     same = {"network": name, "format": FORMATS[format], "runtime": runtime, "threads": count}
                     for form, own in times.items():
-                        yield {**same, "form": form, **summary(own, times[SOURCE])}
-
-
-def summary(own: list[float], source: list[float]) -> dict[str, float]:
-    """Returns the median time, median and quartiles of the ratios of neighbouring calls, ratio of the least times."""
-    low, middle, high = np.percentile([mine / theirs for mine, theirs in zip(own, source)], [25, 50, 75])
-    return {
-        "median_ms": statistics.median(own),
-        "ratio": float(middle),
-        "ratio_25": float(low),
-        "ratio_75": float(high),
-        "ratio_of_least": min(own) / min(source),
-    }
+                        least = min(own) / min(times[SOURCE])
+                        yield {**same, "form": form, **summary(own, times[SOURCE]), "ratio_of_least": least}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
