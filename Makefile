@@ -26,8 +26,8 @@ $(VENV)/.horovod: $(VENV)/.locked scripts/install_horovod.sh
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/install_horovod.sh cpu
 	@touch $@
 
-# What makes training on CPUs faster and needs a C++ compiler; everything works without.
-$(VENV)/.native: $(VENV)/.locked facetrain/layers/prelu.cc facetrain/layers/native.py
+# What makes training and decoding faster and needs a C++ compiler; everything works without.
+$(VENV)/.native: $(VENV)/.locked facetrain/compiled.py facetrain/layers/prelu.cc facetrain/layers/native.py facetrain/data/jpeg.cc facetrain/data/jpeg.py
 	@$(BIN)/facetrain doctor --build-ops >/dev/null || echo "setup: goes on without operations in C++" >&2
 	@touch $@
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # Which level a part of the package stands on; parts that are not there yet have their place already.
 LEVELS = {
     "collectives": 0,
+    "compiled": 0,
     "errors": 0,
     "files": 0,
     "kernels": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,16 @@ import typer
 
 from facetrain import __version__
 from facetrain.cli.output import print_json, print_table, print_text
+from facetrain.compiled import HOW_TO_BUILD
+from facetrain.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def doctor(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     build_ops: bool = typer.Option(
-        False, "--build-ops", help="First compile what makes training on CPUs faster, if a C++ compiler is here."
+        False, "--build-ops", help="First compile what makes training and decoding faster, if a C++ compiler is here."
     ),
 ) -> None:
     """Show versions, devices and what is missing.
@@ -24,11 +29,8 @@ def doctor(
     from facetrain.cli.environment import collect
 
     report = {"facetrain": __version__, **collect()}
-    if build_ops and report.get("native", {}).get("compiler"):
-        from facetrain.layers import native
-
-        native.build()
-        report["native"] = native.describe()
+    if build_ops:
+        _build(report)
     if as_json:
         print_json(report)
     else:
@@ -37,6 +39,21 @@ def doctor(
         report["python"]["supported"] and all(row["ready"] for row in report["commands"] if row["command"] == "train")
     ):
         raise typer.Exit(1)
+
+
+def _build(report: dict[str, Any]) -> None:
+    """Compiles our libraries, each as far as it can be, and reports anew."""
+    from facetrain.data.jpeg import JPEG
+    from facetrain.layers.native import PRELU
+
+    for key, library in (("native", PRELU), ("decoder", JPEG)):
+        if report.get(key, {}).get("compiler"):
+            try:
+                library.build()
+                report[key] = library.describe()
+            except InputError as error:
+                report[key]["failed"] = str(error)
+                _log.warning("%s", error)
 
 
 def _print(report: Mapping[str, Any]) -> None:
@@ -55,7 +72,8 @@ def _print(report: Mapping[str, Any]) -> None:
             ("devices", report["devices"]),
             ("tensorflow", _state(report.get("tensorflow"), "cuda_build", "CUDA ")),
             ("horovod", _state(report.get("horovod"), "built_with", "built with ")),
-            ("own operations", _describe_operations(report.get("native"))),
+            ("own operations", _describe_library(report.get("native"), "PReLU trains faster on CPUs")),
+            ("own decoder", _describe_library(report.get("decoder"), "JPEG crops are decoded faster")),
         ],
     )
     print_text("")
@@ -75,14 +93,14 @@ def _state(state: Any, key: str, prefix: str) -> str:
     return f"imports, {prefix}{text}" if text else "imports, for CPU"
 
 
-def _describe_operations(state: Any) -> str:
+def _describe_library(state: Any, gain: str) -> str:
     if not state or "error" in state:
         return f"unknown: {state['error']}" if state else "unknown"
     if state["loads"]:
-        return "built and load: PReLU trains faster on CPUs"
-    found = "do not load" if state["built"] else "not built"
-    remedy = "facetrain doctor --build-ops" if state["compiler"] else "no C++ compiler is here"
-    return f"{found} ({remedy}); training works without, slower on CPUs"
+        return f"built and loads: {gain}"
+    found = "does not load" if state["built"] else "not built"
+    remedy = HOW_TO_BUILD if state["compiler"] else "no C++ compiler is here"
+    return f"{found} ({state.get('failed', remedy)}); all works without, slower"
 
 
 def _advise_precision(report: Mapping[str, Any]) -> str:

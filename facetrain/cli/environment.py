@@ -93,10 +93,15 @@ try:
 except Exception as error:
     say("horovod", {"imports": False, "error": first_line(error)})
 try:
-    from facetrain.layers import native
-    say("native", native.describe())
+    from facetrain.layers.native import PRELU
+    say("native", PRELU.describe())
 except Exception as error:
     say("native", {"loads": False, "error": first_line(error)})
+try:
+    from facetrain.data.jpeg import JPEG
+    say("decoder", JPEG.describe())
+except Exception as error:
+    say("decoder", {"loads": False, "error": first_line(error)})
 """
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple, Optional, TypeVar, Union
 import numpy as np
 
 from facetrain.align import AlignmentError
+from facetrain.data.buffers import BatchBuffers
+from facetrain.data.jpeg import decode_into
 from facetrain.data.sources import FaceSource
 from facetrain.errors import InputError
 from facetrain.images import ImageError
@@ -24,7 +26,7 @@ ON_UNREADABLE = ("skip", "fail")
 
 _CHUNK = 32
 _CHUNKS_AHEAD = 4
-_ALIGNMENT = 64  # TensorFlow takes over an array that starts at such an address, and copies any other
+_TOGETHER = 32  # images decoded before the first is looked at: about what a processor keeps in its own memory
 
 
 class Unreadable(NamedTuple):
@@ -105,7 +107,8 @@ def map_in_order(function: Callable[[range], list[T]], count: int, workers: int 
 
 
 def _copy(place: int, crop: np.ndarray, row: np.ndarray) -> None:
-    row[...] = crop
+    if row is not crop:
+        row[...] = crop
 
 
 class DecodingImages:
@@ -128,6 +131,7 @@ class DecodingImages:
         self.on_unreadable = check_on_unreadable(on_unreadable)
         self.shape = (source.num_images, size, size, 3)
         self.dtype = np.dtype(np.uint8)
+        self._buffers = BatchBuffers()
         self._unreadable: dict[int, Unreadable] = {}
         self._workers = worker_count(workers)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode") if self._workers > 1 else None
@@ -145,7 +149,8 @@ class DecodingImages:
 
         Args:
             indices: int64 [B].
-            paint: ``paint(k, crop, row)`` writes what becomes of the image in place k; the threads call it.
+            paint: ``paint(k, crop, row)`` writes what becomes of the image in place k, where ``crop`` may be ``row``;
+                the threads call it.
 
         Returns:
             uint8 [B, size, size, 3], and int64 [B]: which images they are, after unreadable ones were replaced.
@@ -153,7 +158,7 @@ class DecodingImages:
         Raises:
             InputError: if an image is unreadable and must not be.
         """
-        pixels = aligned_empty((len(indices), self.size, self.size, 3))
+        pixels = self._buffers.empty((len(indices), self.size, self.size, 3))
         taken = np.array(indices, np.int64)
         places = np.arange(len(indices))
         if self._pool is None:
@@ -165,11 +170,14 @@ class DecodingImages:
         return pixels, taken
 
     def _fill(self, places: np.ndarray, taken: np.ndarray, pixels: np.ndarray, paint: Painter) -> None:
-        crops = crop_each(self.source, taken[places].tolist(), self.size)
-        for place, crop in zip(places.tolist(), crops):
-            if not isinstance(crop, np.ndarray):
+        rows = pixels[places[0] : places[-1] + 1]
+        crops = crop_into(self.source, taken[places].tolist(), rows)
+        for place, row, crop in zip(places.tolist(), rows, crops):
+            if crop is None:
+                crop = row
+            elif not isinstance(crop, np.ndarray):
                 taken[place], crop = self._replacement(int(taken[place]), crop)
-            paint(place, crop, pixels[place])
+            paint(place, crop, row)
 
     def _replacement(self, index: int, unreadable: Unreadable) -> tuple[int, np.ndarray]:
         """Returns the image that stands in for one that is unreadable, and its crop."""
@@ -200,19 +208,20 @@ class DecodingImages:
 
 def crop_each(source: FaceSource, indices: Sequence[int], size: int) -> Iterator[Crop]:
     """Yields some images as ``FaceSource.crop`` returns them, or why there is no such image; read together first."""
-    for index, data in zip(indices, _read_ahead(source, indices)):
-        try:
-            yield source.crop(index, size) if data is None else source.crop_of(data, index, size)
-        except (ImageError, AlignmentError) as error:
-            yield Unreadable(source.names(index), str(error))
+    rows = np.empty((len(indices), size, size, 3), np.uint8)
+    for row, crop in zip(rows, crop_into(source, indices, rows)):
+        yield row if crop is None else crop
 
 
-def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns an uninitialised uint8 array that TensorFlow takes over without copying it."""
-    count = int(np.prod(shape))
-    raw = np.empty(count + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + count].reshape(shape)
+def crop_into(source: FaceSource, indices: Sequence[int], rows: np.ndarray) -> Iterator[Optional[Crop]]:
+    """As ``crop_each``, but yields None for each crop that its row in ``rows``, uint8 [N, S, S, 3], holds already."""
+    size = rows.shape[1]
+    data = _read_ahead(source, indices)
+    for start in range(0, len(indices), _TOGETHER):
+        part = slice(start, start + _TOGETHER)
+        done = _decode_plain(source, data[part], rows[part])
+        for index, one, is_done in zip(indices[part], data[part], done):
+            yield None if is_done else _crop(source, index, one, size)
 
 
 def _read_ahead(source: FaceSource, indices: Sequence[int]) -> Sequence[Optional[bytes]]:
@@ -223,3 +232,17 @@ def _read_ahead(source: FaceSource, indices: Sequence[int]) -> Sequence[Optional
         except ImageError:
             pass  # one by one, to know which
     return [None] * len(indices)
+
+
+def _decode_plain(source: FaceSource, data: Sequence[Optional[bytes]], rows: np.ndarray) -> list[bool]:
+    """Decodes the images that are crops as they are, by one call, as far as that can be done."""
+    if None in data or source.landmarks is not None:
+        return [False] * len(data)
+    return decode_into(data, rows).tolist()
+
+
+def _crop(source: FaceSource, index: int, data: bytes | None, size: int) -> Crop:
+    try:
+        return source.crop(index, size) if data is None else source.crop_of(data, index, size)
+    except (ImageError, AlignmentError) as error:
+        return Unreadable(source.names(index), str(error))

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from facetrain.data import augment
 from facetrain.data.augment_mix import mix
-from facetrain.data.decoding import aligned_empty, worker_count
+from facetrain.data.buffers import BatchBuffers
+from facetrain.data.decoding import worker_count
 from facetrain.data.ending import exit_gate
 from facetrain.data.sampling import EpochOrder
 from facetrain.errors import InputError
@@ -128,6 +129,7 @@ class _BatchMaker:
         self._seed = seed
         self._shape = (order.batch_size, *shape[1:])
         self._on_device = on_device
+        self._buffers = BatchBuffers()
         if on_device:
             chain.require_device()
         self._spec = self._batch_spec()
@@ -180,12 +182,12 @@ class _BatchMaker:
             return self._gather(drawn, self._chain.painter(self._seed, epoch, drawn, self._shape[1]))
         if augmented:
             return self._augmented([self._images[i] for i in places.tolist()], epoch, drawn), drawn
-        pixels = aligned_empty((len(drawn), *self._shape[1:]))
+        pixels = self._buffers.empty((len(drawn), *self._shape[1:]))
         np.take(self._images, places, axis=0, out=pixels, mode="clip")  # "raise" would gather into a second buffer
         return pixels, drawn
 
     def _augmented(self, rows: Sequence[np.ndarray], epoch: int, indices: np.ndarray) -> np.ndarray:
-        pixels = aligned_empty((len(indices), *self._shape[1:]))
+        pixels = self._buffers.empty((len(indices), *self._shape[1:]))
         self._chain.write(rows, pixels, self._seed, epoch, indices)
         return pixels
 

@@ -176,6 +176,7 @@ class RecordFile:
         except OSError as error:
             raise RecordError(path, f"cannot be opened as a record file: {error.strerror}") from error
         self._close_descriptor = weakref.finalize(self, os.close, self._descriptor)
+        self._close_descriptor.atexit = False  # batches may still be in the making; the system closes it then
         try:
             self.size = os.fstat(self._descriptor).st_size
             # An empty file cannot be mapped; empty bytes behave alike.
@@ -223,23 +224,27 @@ class RecordFile:
         if self._descriptor is None or not len(places):
             return [None] * len(starts)
         data = self._read_past_map(starts[places], sizes[places])
+        view = memoryview(data)
         found: list[bytes | None] = [None] * len(starts)
-        for place, one, (first, last) in zip(places.tolist(), data, _plain_spans(data, sizes[places])):
+        for place, (first, last) in zip(places.tolist(), _plain_spans(data, sizes[places])):
             if last >= 0:
-                found[place] = one[first:last]
+                found[place] = view[first:last].tobytes()
         return found
 
-    def _read_past_map(self, starts: np.ndarray, sizes: np.ndarray) -> list[bytes]:
-        data = []
-        for start, size in zip(starts.tolist(), sizes.tolist()):
+    def _read_past_map(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Returns the bytes of all records, one behind the other."""
+        ends = np.cumsum(sizes)
+        data = np.empty(int(ends[-1]), np.uint8)
+        view = memoryview(data)
+        for start, first, last in zip(starts.tolist(), (ends - sizes).tolist(), ends.tolist()):
             try:
-                data.append(os.pread(self._descriptor, size, start))
+                received = os.preadv(self._descriptor, [view[first:last]], start)
             except OSError as error:
                 what = f"cannot be read: {error.strerror}; check the disk"
                 raise RecordError(self.path, what, offset=start) from error
-            if len(data[-1]) != size:
-                what = f"expected {size} bytes, received {len(data[-1])}: the file became shorter since it was opened"
-                raise RecordError(self.path, f"{what}; fetch it again", offset=start)
+            if received != last - first:
+                what = f"expected {last - first} bytes, received {received}: the file became shorter"
+                raise RecordError(self.path, f"{what} since it was opened; fetch it again", offset=start)
         return data
 
     def slice(self, start: int, length: int) -> bytes:
@@ -322,16 +327,16 @@ class RecordFile:
         return RecordError(self.path, f"damaged record: {problem}{REMEDY}", offset=offset)
 
 
-def _plain_spans(data: Sequence[bytes], sizes: np.ndarray) -> list[list[int]]:
-    """Returns where the payload of each record begins and ends in its bytes; -1 if it is not undivided and whole.
+def _plain_spans(data: np.ndarray, sizes: np.ndarray) -> list[list[int]]:
+    """Returns where the payload of each record begins and ends in ``data``; -1 if it is not undivided and whole.
 
     All records at once: looking for the mark in one after the other takes longer than reading them.
 
     Args:
-        data: what should be one record each.
+        data: uint8, what should be records, one behind the other.
         sizes: int64 [N], how many bytes each has, a multiple of 4 and enough for the header.
     """
-    words = np.frombuffer(b"".join(data), "<u4")
+    words = data.view("<u4")
     behind = np.cumsum(sizes >> 2)
     at = behind - (sizes >> 2)
     marks = np.flatnonzero(words == np.uint32(MARK))
@@ -340,4 +345,4 @@ def _plain_spans(data: Sequence[bytes], sizes: np.ndarray) -> list[list[int]]:
     last = _FRAME.size + words[at + 1].astype(np.int64)  # a kind other than 0 makes it too large
     padding = words[behind - 1].astype(np.int64) >> 32 - 8 * (-last & 3)
     plain = alone & (words[at] == np.uint32(MARK)) & (last + 3 & ~3 == sizes) & (first <= last) & (padding == 0)
-    return np.where(plain, [first, last], -1).T.tolist()
+    return np.where(plain, [4 * at + first, 4 * at + last], -1).T.tolist()

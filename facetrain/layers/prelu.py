@@ -64,7 +64,7 @@ def fused_prelu(inputs: tf.Tensor, slopes: tf.Tensor, operations: Any) -> tf.Ten
     Args:
         inputs: [B, ..., C], float32 or bfloat16.
         slopes: [C], of the same type.
-        operations: ``native.operations()``.
+        operations: ``native.PRELU.loaded()``.
     Returns:
         A tensor like ``inputs``.
     """
@@ -97,7 +97,7 @@ class FastPReLU(keras.layers.PReLU):
         if training is False or training is None or not self._has_fast_form(inputs):
             return super().call(inputs)
         slopes = tf.reshape(self.alpha, [-1])
-        operations = None if may_be_compiled() else native.operations()
+        operations = None if may_be_compiled() else native.PRELU.loaded()
         return channel_prelu(inputs, slopes) if operations is None else fused_prelu(inputs, slopes, operations)
 
     def _has_fast_form(self, inputs: tf.Tensor) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 from facetrain.cli import environment, main
 from facetrain.cli.environment import NEEDS, PACKAGES, collect, describe_machine, judge_need, run_probe
-from facetrain.layers import native
+from facetrain.compiled import Library
+from facetrain.errors import InputError
 
 WHOLE = {
     "devices": ["CPU: x"],
@@ -124,26 +125,38 @@ def test_the_probe_finds_this_machine():
     assert any(device.startswith("CPU") for device in report["devices"])
 
 
+@pytest.mark.parametrize("key", ["native", "decoder"])
 @pytest.mark.parametrize(
     "state,words",
     [
-        ({"loads": True, "built": True, "compiler": None}, "built and load"),
-        ({"loads": False, "built": True, "compiler": "g++"}, "do not load (facetrain doctor --build-ops)"),
+        ({"loads": True, "built": True, "compiler": None}, "built and loads"),
+        ({"loads": False, "built": True, "compiler": "g++"}, "does not load (facetrain doctor --build-ops)"),
         ({"loads": False, "built": False, "compiler": None}, "not built (no C++ compiler is here)"),
+        ({"loads": False, "built": False, "compiler": "g++", "failed": "no header"}, "not built (no header)"),
         ({"loads": False, "error": "ImportError: x"}, "unknown: ImportError: x"),
     ],
 )
-def test_own_operations_are_reported(probe, capsys, state, words):
-    probe(**WHOLE, native=state)
+def test_own_libraries_are_reported(probe, capsys, key, state, words):
+    probe(**WHOLE, **{key: state})
     assert main(["doctor"]) == 0
     assert words in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("compiler", ["/usr/bin/g++", None])
-def test_operations_are_built_where_a_compiler_is(probe, capsys, monkeypatch, compiler):
+def test_libraries_are_built_where_a_compiler_is(probe, capsys, monkeypatch, compiler):
     built = []
-    probe(**WHOLE, native={"loads": False, "built": False, "compiler": compiler})
-    monkeypatch.setattr(native, "build", lambda: built.append(True))
-    monkeypatch.setattr(native, "describe", lambda: {"loads": True, "built": True, "compiler": compiler})
+
+    def build(library):
+        built.append(library.source.name)
+        if library.source.name == "prelu.cc":
+            raise InputError("it fails")
+
+    state = {"loads": False, "built": False, "compiler": compiler}
+    probe(**WHOLE, native=dict(state), decoder=dict(state))
+    monkeypatch.setattr(Library, "build", build)
+    monkeypatch.setattr(Library, "describe", lambda library: {"loads": True, "built": True, "compiler": compiler})
     assert main(["doctor", "--build-ops", "--json"]) == 0
-    assert bool(built) == json.loads(capsys.readouterr().out)["native"]["loads"] == (compiler is not None)
+    report = json.loads(capsys.readouterr().out)
+    assert built == (["prelu.cc", "jpeg.cc"] if compiler else [])
+    assert report["decoder"]["loads"] == (compiler is not None)
+    assert report["native"] == ({**state, "failed": "it fails"} if compiler else state)

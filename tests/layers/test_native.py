@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from facetrain.errors import InputError
+from facetrain.compiled import PLACE_VARIABLE, find_compiler
 from facetrain.kernels import not_compiled
-from facetrain.layers import native
+from facetrain.layers.native import PRELU
 from facetrain.layers.prelu import FastPReLU, channel_prelu, fused_prelu
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 40, 41, 17), (2, 40_001), (0, 2, 2, 4)]
@@ -21,28 +19,21 @@ SLOPES = {"within 0..1": (0.0, 0.25, 1.0), "outside": (-0.5, 1.75, 0.25)}
 @pytest.fixture(scope="session")
 def built_folder(tmp_path_factory):
     """Where the library is: as installed, or built here; a process can load it from one place only."""
-    if native.operations() is not None:
-        return native.library_path().parent
-    if native.find_compiler() is None:
+    if PRELU.loaded() is not None:
+        return PRELU.path.parent
+    if find_compiler() is None:
         pytest.skip("no C++ compiler is here")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(native.PLACE_VARIABLE, str(tmp_path_factory.mktemp("native")))
-        return native.build().parent
+        patch.setenv(PLACE_VARIABLE, str(tmp_path_factory.mktemp("native")))
+        return PRELU.build().parent
 
 
 @pytest.fixture
 def operations(built_folder, monkeypatch):
-    monkeypatch.setenv(native.PLACE_VARIABLE, str(built_folder))
-    found = native.operations()
+    monkeypatch.setenv(PLACE_VARIABLE, str(built_folder))
+    found = PRELU.loaded()
     assert found is not None
     return found
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """An empty folder of libraries."""
-    monkeypatch.setenv(native.PLACE_VARIABLE, str(tmp_path / "native"))
-    return tmp_path / "native"
 
 
 def _values(shape, dtype, seed, strange=()):
@@ -176,50 +167,13 @@ def test_saved_models_know_nothing_of_them(operations, tmp_path):
     assert b"FacetrainPrelu" not in (tmp_path / "saved" / "saved_model.pb").read_bytes()
 
 
-def test_without_a_library_the_layer_is_as_before(elsewhere):
-    assert native.operations() is None
+def test_without_a_library_the_layer_is_as_before(tmp_path, monkeypatch):
+    monkeypatch.setenv(PLACE_VARIABLE, str(tmp_path))
+    assert PRELU.loaded() is None
     assert "FacetrainPrelu" not in _operation_types(True, True)
-    assert native.describe() | {"compiler": None} == {
-        "path": str(native.library_path()),
-        "built": False,
-        "loads": False,
-        "compiler": None,
-    }
 
 
-@pytest.mark.parametrize("named", ["", "no-such-compiler -O1"])
-def test_no_compiler_is_said(elsewhere, monkeypatch, named):
-    monkeypatch.setenv("CXX", named)
-    monkeypatch.setenv("PATH", str(elsewhere))
-    assert native.find_compiler() is None
-    with pytest.raises(InputError, match="no C\\+\\+ compiler was found .*install g\\+\\+"):
-        native.build()
-
-
-@pytest.mark.skipif(shutil.which("false") is None, reason="needs a program that fails")
-def test_a_compiler_that_fails_leaves_nothing(elsewhere, monkeypatch):
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(InputError, match="false could not compile"):
-        native.build()
-    assert list(elsewhere.iterdir()) == []
-
-
-def test_a_damaged_library_is_as_good_as_none(elsewhere, caplog):
-    elsewhere.mkdir()
-    native.library_path().write_bytes(b"\x7fELF and nothing else")
-    assert native.operations() is None and native.operations() is None
-    (record,) = caplog.records
-    assert "does not load" in record.message and native.HOW_TO_BUILD in record.message
-    assert not native.describe()["loads"] and native.describe()["built"]
-
-
-def test_a_library_of_another_source_is_not_found(tmp_path, monkeypatch):
-    before = native.library_path()
-    changed = tmp_path / "prelu.cc"
-    changed.write_bytes(native.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(native, "SOURCE", changed)
-    native._stamp.cache_clear()
-    try:
-        assert native.library_path().name != before.name
-    finally:
-        native._stamp.cache_clear()
+def test_what_is_no_library_of_operations_does_not_load(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(PLACE_VARIABLE, str(tmp_path))
+    PRELU.path.write_bytes(b"\x7fELF and nothing else")
+    assert PRELU.loaded() is None and "training is slower without" in caplog.text
