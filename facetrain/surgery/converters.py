@@ -15,6 +15,7 @@ from facetrain.surgery.operation import surgery
 from facetrain.surgery.rebuild import Edit, Rebuild, Rebuilt
 
 FORMS = ("pooling", "full")
+_MOST_CHANNELS = 2048
 Make = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -23,7 +24,9 @@ def global_depthwise(model: keras.Model, form: str = "pooling") -> Rebuilt:
     """Replaces depthwise convolutions over a whole map, as in a ``gdc`` neck.
 
     y_c = sum over positions of x w is H W times the mean of x w: each value is multiplied by its own weight, by a 1x1
-    depthwise convolution on the map laid out as [B, 1, 1, H W C], and AveragePooling2D takes the mean.
+    depthwise convolution on the map laid out as [B, 1, 1, H W C], and AveragePooling2D takes the mean. More than 2048
+    values are cut into parts, for TensorFlow Lite's own kernels never end on more channels (2048 in int8, 4832 in
+    float32).
 
     Args:
         model: a functional or sequential model; stays as it is.
@@ -88,15 +91,9 @@ def _is_global(call: Call) -> bool:
 def _pooled(rebuild: Rebuild, call: Call) -> Make:
     layer = call.layer
     height, width, channels = tuple(call.args[0].shape)[1:]
-    policy, total = layer.dtype_policy, height * width * channels
-
-    def named(suffix: str) -> dict[str, Any]:
-        return {"dtype": policy, "name": rebuild.name(f"{layer.name}_{suffix}")}
-
-    kernel = np.float64(layer.depthwise_kernel.numpy()).reshape(1, 1, total, 1) * (height * width)
+    named = _naming(rebuild, layer)
     steps: list[Make] = [
-        keras.layers.Reshape((1, 1, total), **named("flat")),
-        rebuild.weighted(keras.layers.DepthwiseConv2D(1, use_bias=False, **named("weight")), [kernel]),
+        _weighting(rebuild, layer, height * width * np.float64(layer.depthwise_kernel.numpy()).ravel()),
         keras.layers.Reshape((height, width, channels), **named("map")),
         keras.layers.AveragePooling2D((height, width), **named("mean")),
     ]
@@ -104,6 +101,38 @@ def _pooled(rebuild: Rebuild, call: Call) -> Make:
         bias = keras.layers.DepthwiseConv2D(1, **named("bias"))
         steps.append(rebuild.weighted(bias, [np.ones((1, 1, channels, 1)), layer.bias.numpy()]))
     return _chain([*steps, _ending(layer)])
+
+
+def _weighting(rebuild: Rebuild, layer: keras.layers.Layer, weights: np.ndarray) -> Make:
+    """Returns what multiplies each value of a map by a weight of its own, and returns them as [B, 1, 1, N]."""
+    named, total = _naming(rebuild, layer), len(weights)
+    starts = range(0, total, _MOST_CHANNELS)
+    parts = [weights[start : start + _MOST_CHANNELS].reshape(1, 1, -1, 1) for start in starts]
+    ends = [""] if len(parts) == 1 else [f"_{number}" for number in range(len(parts))]
+    products = [
+        rebuild.weighted(keras.layers.DepthwiseConv2D(1, use_bias=False, **named(f"weight{end}")), [part])
+        for end, part in zip(ends, parts)
+    ]
+    if len(parts) == 1:
+        return _chain([keras.layers.Reshape((1, 1, total), **named("flat")), *products])
+    row = keras.layers.Reshape((1, total, 1), **named("flat"))
+    branches = []
+    for start, end, part, product in zip(starts, ends, parts, products):
+        cut = ((0, 0), (start, total - start - part.size))
+        crop = keras.layers.Cropping2D(cut, **named(f"cut{end}"))
+        branches.append(_chain([crop, keras.layers.Reshape((1, 1, part.size), **named(f"flat{end}")), product]))
+    join = keras.layers.Concatenate(**named("join"))
+
+    def make(x: tf.Tensor) -> tf.Tensor:
+        x = row(x)
+        return join([branch(x) for branch in branches])
+
+    return make
+
+
+def _naming(rebuild: Rebuild, layer: keras.layers.Layer) -> Callable[[str], dict[str, Any]]:
+    """Returns a function that gives precision and name, by its suffix, of a layer that stands for a part of another."""
+    return lambda suffix: {"dtype": layer.dtype_policy, "name": rebuild.name(f"{layer.name}_{suffix}")}
 
 
 def _full(rebuild: Rebuild, call: Call) -> keras.layers.Layer:

@@ -47,13 +47,17 @@ def surgery(exact: Promise = True, repeat: bool = False) -> Callable[[Callable[.
         @functools.wraps(function)
         def operate(model: keras.Model, *args: Any, **arguments: Any) -> keras.Model:
             promised = exact(**_bound(function, model, args, arguments)) if callable(exact) else exact
-            rounds = [function(model, *args, **arguments)]
+
+            def once(source: keras.Model) -> Rebuilt:
+                return function(source, *args, **arguments)
+
+            rounds = [once(model)]
             while True:
                 if promised:
-                    prove(rounds[-1], function.__name__)
+                    prove(rounds[-1], function.__name__, once)
                 if not repeat or not rounds[-1].edits:
                     break
-                following = function(rounds[-1].model, *args, **arguments)
+                following = once(rounds[-1].model)
                 if not following.edits:
                     break
                 rounds.append(following)

@@ -35,6 +35,13 @@ def test_a_depthwise_convolution_over_the_whole_map(form, arguments, tmp_path):
     np.testing.assert_allclose(new(x)[:, 0, 0], expected, atol=1e-5)
 
 
+def test_no_part_has_more_channels_than_a_kernel_of_tensorflow_lite_takes(tmp_path):
+    model = model_of(layers.DepthwiseConv2D((7, 7), name="all"), shape=(7, 7, 90))
+    new = run_surgery_test(surgery.global_depthwise, model, tmp_path)
+    parts = [layer.input_shape[-1] for layer in new.layers if isinstance(layer, layers.DepthwiseConv2D)]
+    assert parts == [2048, 2048, 7 * 7 * 90 - 4096, 90]
+
+
 def test_other_depthwise_convolutions_stay():
     model = model_of(layers.DepthwiseConv2D(3, name="some"), layers.DepthwiseConv2D(1, name="one"), shape=(4, 4, 2))
     assert surgery.global_depthwise(model).get_config() == model.get_config()

@@ -73,6 +73,49 @@ def test_float64_decides_where_float32_is_too_coarse():
     prove(rebuilt, "permuted")
 
 
+def cancelling():
+    """A layer, its batch normalisation, and rows nearly orthogonal to what it gives, so that all rounding grows."""
+    inputs = keras.Input((4,))
+    x = layers.BatchNormalization(name="bn")(layers.Dense(50, name="up")(inputs))
+    model = fill(keras.Model(inputs, layers.Dense(2, use_bias=False, name="down")(x), name="cancelling"))
+    values = keras.Model(inputs, x)(seeded_inputs(model)[0]).numpy().astype("float64")
+    down = np.linalg.svd(values)[2][2:4].T + 1e-4 * np.random.default_rng(0).normal(size=(50, 2))
+    model.get_layer("down").set_weights([down.astype("float32")])
+    return model
+
+
+def test_rounding_of_new_weights_is_judged_by_the_surgery_in_float64():
+    model = cancelling()
+    new = surgery.fuse_conv_bn(model)
+    assert "bn" not in [layer.name for layer in new.layers]
+    x = seeded_inputs(model)[0]
+    assert 1e-5 < difference([model(x).numpy()], [new(x).numpy()]).max_rel < 1e-3
+    with listening() as operations:
+        surgery.fuse_conv_bn(model)
+    (rebuilt,) = operations[0].rebuilt
+    with pytest.raises(SurgeryError):
+        prove(rebuilt, "fuse_conv_bn")
+
+
+def test_float64_does_not_excuse_weights_that_are_not_its_own():
+    model = cancelling()
+    with listening() as operations:
+        surgery.fuse_conv_bn(model)
+    (rebuilt,) = operations[0].rebuilt
+    kernel = rebuilt.model.get_layer("up").kernel
+    kernel.assign(kernel * (1 + 1e-5 * np.random.default_rng(0).normal(size=kernel.shape)))
+    gap = difference([model(x := seeded_inputs(model)[0]).numpy()], [rebuilt.model(x).numpy()])
+    assert gap.max_rel < 1e-1
+    with pytest.raises(SurgeryError, match="promises equal outputs"):
+        prove(rebuilt, "fuse_conv_bn", lambda wide: rebuilt_by(surgery.fuse_conv_bn, wide))
+
+
+def rebuilt_by(operate, model):
+    with listening() as operations:
+        operate(model)
+    return operations[0].rebuilt[-1]
+
+
 def test_a_surgery_that_breaks_its_promise_raises_and_one_that_makes_none_does_not():
     def operate(model):
         return shifted(model, "end", 0.5)
