@@ -44,6 +44,12 @@ def test_gathers_what_is_asked_for():
     np.testing.assert_array_equal(taken, wanted)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_gathers_nothing_if_nothing_is_asked_for(workers):
+    pixels, taken = DecodingImages(ListedSource(PIXELS, LABELS), 16, workers=workers).gather(np.array([], np.int64))
+    assert pixels.shape == (0, 16, 16, 3) and not len(taken)
+
+
 def test_replaces_an_unreadable_image_by_the_next_of_the_same_identity(caplog):
     images = DecodingImages(ListedSource(PIXELS, LABELS, broken=[5, 6, 7]), 16)
     for _ in range(2):
