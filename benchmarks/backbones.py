@@ -35,7 +35,8 @@ from tensorflow import keras
 
 from facetrain.backbones import count_flops, list_backbones
 from facetrain.kernels import not_compiled
-from facetrain.layers import FastBatchNormalization, FastDepthwiseConv2D, FastPReLU, native
+from facetrain.layers import FastBatchNormalization, FastDepthwiseConv2D, FastPReLU
+from facetrain.layers.native import PRELU
 from facetrain.models import build_embedding_model
 
 PLAIN = {
@@ -137,7 +138,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     fast = {type(layer) for layer in network.layers} & set(PLAIN)
     if fast:
         steps["plain"] = training_step(plain_twin(network), arguments.classes, data)
-    if FastPReLU in fast and native.operations() is not None:
+    if FastPReLU in fast and PRELU.loaded() is not None:
         steps["portable"] = training_step(network, arguments.classes, data, compiled=True)
     calls = {**steps, "inference": inference, **{dtype: product(dtype) for dtype in PRODUCTS}}
     times = take_turns(calls, arguments.turns)
