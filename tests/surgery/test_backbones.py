@@ -158,7 +158,9 @@ def test_every_line_of_the_table_is_of_a_make_that_is_looked_at():
 def test_rewritten_for_use(name):
     model = network(name, "gdc")
     new, changed = done_by(model, REWRITES)
-    assert gap(model, new) < 1e-4 or gap(wide := twin(model, "float64"), done_by(wide, REWRITES)[0]) < 1e-8
+    if gap(model, new) >= 1e-4:
+        wide = twin(model, "float64")
+        assert gap(wide, done_by(wide, REWRITES)[0]) < 1e-8
     kinds = [type(layer) for _, layer in all_layers(new)]
     assert not [kind for kind in kinds if issubclass(kind, (keras.layers.PReLU, keras.layers.UpSampling2D))]
     assert [layer.name for _, layer in all_layers(new) if getattr(layer, "groups", 1) > 1] == []
