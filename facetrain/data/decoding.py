@@ -161,7 +161,9 @@ class DecodingImages:
         pixels = self._buffers.empty((len(indices), self.size, self.size, 3))
         taken = np.array(indices, np.int64)
         places = np.arange(len(indices))
-        if self._pool is None or not len(indices):
+        if not len(indices):
+            return pixels, taken
+        if self._pool is None:
             self._fill(places, taken, pixels, paint)
         else:
             parts = np.array_split(places, min(self._workers, len(indices)))
@@ -170,7 +172,7 @@ class DecodingImages:
         return pixels, taken
 
     def _fill(self, places: np.ndarray, taken: np.ndarray, pixels: np.ndarray, paint: Painter) -> None:
-        rows = pixels[places[0] : places[-1] + 1] if len(places) else pixels
+        rows = pixels[places[0] : places[-1] + 1]
         crops = crop_into(self.source, taken[places].tolist(), rows)
         for place, row, crop in zip(places.tolist(), rows, crops):
             if crop is None:

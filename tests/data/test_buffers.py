@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import tensorflow as tf
 from hypothesis import given
@@ -36,6 +38,16 @@ def test_arrays_that_are_held_keep_their_content(steps):
         held.append((number, array[..., None].T))
         del held[:dropped]
         assert all((view == content).all() for content, view in held)
+
+
+def test_many_sizes_share_the_memory_of_the_largest():
+    buffers = BatchBuffers()
+    tracemalloc.start()
+    for number in [*range(1, 100), *range(100, 0, -1)]:
+        buffers.empty((number, 10_000))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 1_000_000 <= held < 2_000_000
 
 
 def test_a_tensor_holds_what_it_was_made_of():

@@ -20,7 +20,6 @@ from facetrain.backbones import efficientnet, efficientnet_v2, ghostnet, mobilen
 from facetrain.errors import InputError
 from facetrain.models import build_embedding_model
 from facetrain.surgery.graph import all_layers
-from facetrain.surgery.precision_twin import twin
 from facetrain.surgery.proof import difference
 from facetrain.surgery.report import changed_layers
 from tests.surgery.graphs import fill
@@ -103,7 +102,7 @@ NETWORKS = (
 def network(name, neck):
     side = max(32, backbones.INFO[name].min_size)
     model = fill(build_embedding_model({"name": name, **NETWORKS[name]}, neck, 8, (side, side, 3)))
-    if np.abs(model(random_images(model))).max() > 1e4:  # two hundred blocks: their input's last bit decides the output
+    if np.abs(model(random_images(model))).max() > 50:  # a hundred blocks and more, behind which rounding grows
         for weight in model.weights:
             if weight.name.endswith("gamma:0"):
                 weight.assign(0.7 * weight)
@@ -112,7 +111,7 @@ def network(name, neck):
 
 def random_images(model):
     side = model.input_shape[1]
-    return np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(model.dtype)
+    return np.random.default_rng(0).normal(size=(2, side, side, 3)).astype("float32")
 
 
 def wanted_of(name, steps):
@@ -140,12 +139,6 @@ def done_by(model, steps):
     return model, changed
 
 
-def gap(model, new):
-    """How far two models are apart; rounding alone may exceed 1e-4 behind a hundred blocks of random weights."""
-    x = random_images(model)
-    return difference([model(x).numpy()], [new(x).numpy()]).max_rel
-
-
 def test_every_line_of_the_table_is_of_a_make_that_is_looked_at():
     names = backbones.list_backbones()
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in TINY)] == []
@@ -158,9 +151,8 @@ def test_every_line_of_the_table_is_of_a_make_that_is_looked_at():
 def test_rewritten_for_use(name):
     model = network(name, "gdc")
     new, changed = done_by(model, REWRITES)
-    if gap(model, new) >= 1e-4:
-        wide = twin(model, "float64")
-        assert gap(wide, done_by(wide, REWRITES)[0]) < 1e-8
+    x = random_images(model)
+    assert difference([model(x).numpy()], [new(x).numpy()]).max_rel < 1e-4
     kinds = [type(layer) for _, layer in all_layers(new)]
     assert not [kind for kind in kinds if issubclass(kind, (keras.layers.PReLU, keras.layers.UpSampling2D))]
     assert [layer.name for _, layer in all_layers(new) if getattr(layer, "groups", 1) > 1] == []
